@@ -18,7 +18,7 @@ SOCKET_PATH_LIMIT = 107
 #: Underscores are not allowed in DNS names, but Docker Compose uses them.
 _HOST = re.compile(r"\w(?:[\w.-]*\w)?\.?")
 _SCHEME = re.compile(r"(?P<scheme>unix|tcp|http|metrics):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
-_REDIS_SCHEME = re.compile(r"(redis|rediss|valkey|valkeys)://", re.IGNORECASE)
+_REDIS_SCHEME = re.compile(r"(redis|rediss|valkey|valkeys)([+-](sentinel|cluster))?://", re.IGNORECASE)
 
 
 class Address(NamedTuple):

@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the settings as TOML, sources as comments, secrets masked; on stderr, rules without effect."""
+    """Print the settings as TOML, sources as comments, secrets masked; on stderr, what is hardly meant."""
     return with_settings(arguments, _print)
 
 
@@ -35,9 +35,10 @@ def _print(loaded: Loaded) -> int:
     from redstreamd.daemon.settings_checks import check_settings
     from redstreamd.encryption.encryption_rules import without_effect
     from redstreamd.settings import as_toml
+    from redstreamd.settings.redis_topology import topology_hints
 
     rules = loaded.settings.encryption.streams
-    for finding in (*check_settings(loaded), *without_effect(rules)):
+    for finding in (*check_settings(loaded), *without_effect(rules), *topology_hints(loaded.settings.redis)):
         print_error(finding)
     lines = []
     for key, source in loaded.sources.items():

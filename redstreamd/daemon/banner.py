@@ -12,6 +12,7 @@ import msgspec
 
 from redstreamd.addresses import default_paths
 from redstreamd.settings import Kind, ListenAddress, Settings
+from redstreamd.settings.redis_topology import nodes_of
 
 _WITHOUT_SOCKET = """
 Over TCP a client sends one JSON-RPC message a line. Clients that start a command, and `redstreamd call`, need
@@ -73,6 +74,11 @@ def _store(settings: Settings) -> str:
     if settings.daemon.embedded:
         return f"an embedded Valkey, data in {settings.daemon.state_directory / 'embedded'}"
     redis = settings.redis
+    nodes = ", ".join(map(str, nodes_of(redis)))
+    if redis.topology == "sentinel":
+        return f"Redis, the primary {redis.sentinel_primary} of the sentinels {nodes}"
+    if redis.topology == "cluster":
+        return f"the Redis cluster of {nodes}"
     return f"Redis at {redis.path or f'{redis.host}:{redis.port}'}"
 
 

@@ -43,7 +43,7 @@ def run_process(main: Callable[[Loaded, ProcessLog], Awaitable[None]], loaded: L
     log = set_up_log(
         settings.daemon.log_level,
         settings.daemon.log_format,
-        secrets=filter(None, [settings.redis.password]),
+        secrets=filter(None, [settings.redis.password, settings.redis.sentinel_password]),
     )
     install_crash_dump()
     raise_descriptor_limit()

@@ -88,7 +88,7 @@ def _figures(running: Running, settings: Settings) -> None:
 
 
 def _redis(running: Running, settings: Settings) -> None:
-    running.log.output.mask(filter(None, [settings.redis.password]))
+    running.log.output.mask(filter(None, [settings.redis.password, settings.redis.sentinel_password]))
     running.parts.topology.retarget(
         redis_deployment(settings, running.parts.embedded),
         command_timeout=settings.redis.command_timeout_seconds,
@@ -166,6 +166,15 @@ TABLE: Final[tuple[Row, ...]] = (
             "redis.server_name",
             "redis.tls_min_version",
             "redis.database",
+            "redis.nodes",
+            "redis.sentinel_primary",
+            "redis.sentinel_username",
+            "redis.sentinel_password",
+            "redis.sentinel_password_file",
+            "redis.sentinel_tls",
+            "redis.sentinel_ca_file",
+            "redis.sentinel_server_name",
+            "redis.node_addresses",
             "redis.connect_timeout_seconds",
             "redis.command_timeout_seconds",
         ),
@@ -281,6 +290,9 @@ def differences(before: Settings, after: Settings) -> Iterator[str]:
 
 def in_force(before: Settings, after: Settings) -> Settings:
     """Return the settings after a reload: what needs a restart stays as it was before."""
+    if after.redis.topology != before.redis.topology:
+        # An address means nothing without its topology.
+        after = attrs.evolve(after, redis=before.redis)
     for key in RESTART_ONLY:
         group, _, name = key.partition(".")
         kept = attrs.evolve(getattr(after, group), **{name: value_of(before, key)})

@@ -29,15 +29,19 @@ from redstreamd.settings import Loaded
 _SECRETS, _CONFINEMENT = "secrets", "confinement"
 
 #: The variables that may hold a secret.
-_SECRET_VARIABLES: Final = frozenset({"REDIS_PASSWORD", "REDIS_URL"}) | {
-    f"REDSTREAMD_REDIS_{key}" for key in ("PASSWORD", "URL")
+_SECRET_VARIABLES: Final = frozenset({"REDIS_PASSWORD", "REDIS_SENTINEL_PASSWORD", "REDIS_URL"}) | {
+    f"REDSTREAMD_REDIS_{key}" for key in ("PASSWORD", "SENTINEL_PASSWORD", "URL")
 }
 
 #: The settings that name a file with a secret in it.
-_SECRET_FILES: Final = ("redis.password_file", "redis.key_file", "listeners.key_file", "listeners.token_file")
+_SECRET_FILES: Final = (
+    *("redis.password_file", "redis.sentinel_password_file", "redis.key_file"),
+    *("listeners.key_file", "listeners.token_file"),
+)
 #: Which may hold their keys, too.
 _CERTIFICATES: Final = ("redis.certificate_file", "listeners.certificate_file")
-_READ_FILES: Final = (*_SECRET_FILES, *_CERTIFICATES, "redis.ca_file", "listeners.client_ca_file")
+_AUTHORITIES: Final = ("redis.ca_file", "redis.sentinel_ca_file", "listeners.client_ca_file")
+_READ_FILES: Final = (*_SECRET_FILES, *_CERTIFICATES, *_AUTHORITIES)
 
 #: What ProtectHome=yes hides.
 _HOMES: Final = ("/home/", f"{pwd.getpwuid(0).pw_dir}/", "/run/user/")
@@ -82,7 +86,7 @@ def check_secrets(loaded: Loaded, service: Service | None) -> CheckResult:
 def _secret_files(loaded: Loaded, service: Service | None) -> Iterator[Path]:
     settings = loaded.settings
     yield settings.daemon.state_directory / _LEASE_KEY
-    for key in ("redis.password", "redis.url"):
+    for key in ("redis.password", "redis.sentinel_password", "redis.url"):
         origin = str(loaded.sources[key])
         if loaded.value(key) is not None and origin.startswith("file "):
             yield Path(origin.removeprefix("file "))

@@ -19,10 +19,16 @@ VARIABLES: Final = {
     "redis.username": "REDIS_USERNAME",
     "redis.database": "REDIS_DB",
     "redis.password_file": "REDIS_PASSWORD_FILE",
+    "redis.topology": "REDIS_TOPOLOGY",
+    "redis.nodes": "REDIS_NODES",
+    "redis.sentinel_primary": "REDIS_SENTINEL_PRIMARY",
+    "redis.sentinel_username": "REDIS_SENTINEL_USERNAME",
+    "redis.sentinel_password_file": "REDIS_SENTINEL_PASSWORD_FILE",
 }
 
-#: Where to set the password of Redis.
+#: Where to set the password of Redis, and that of the sentinels.
 PASSWORD: Final = f"REDIS_PASSWORD in {ENVIRONMENT_FILE}"
+SENTINEL_PASSWORD: Final = f"REDIS_SENTINEL_PASSWORD in {ENVIRONMENT_FILE}"
 
 
 def setting(*keys: str) -> str:

@@ -39,8 +39,8 @@ TARGET_CHANGED: Final = Problem(
 )
 CLOSED_BY_SERVER: Final = Problem(ProblemKind.UNREACHABLE, "the server closed the connection", _WAIT)
 
-_USE_TLS: Final = f"Set {setting('redis.tls')} to true, or use rediss:// instead of redis:// in the URL."
-_OWN_CERTIFICATE: Final = setting("redis.certificate_file", "redis.key_file")
+_OWN_FILES: Final = ("redis.certificate_file", "redis.key_file")
+_OWN_CERTIFICATE: Final = setting(*_OWN_FILES)
 
 
 def unanswered(what: str, seconds: float) -> Problem:
@@ -62,7 +62,7 @@ def unreadable(target: Target, data: bytes, detail: str) -> Problem:
     """
     # The record type and version of a TLS alert (RFC 8446, section 5.1).
     if target.tls is None and data.startswith(b"\x15\x03"):
-        return Problem(ProblemKind.SETTINGS, "the server answers in TLS", _USE_TLS)
+        return Problem(ProblemKind.SETTINGS, "the server answers in TLS", target.settings.use_tls)
     return Problem(
         ProblemKind.UNREACHABLE,
         f"the server's reply could not be read ({detail})",
@@ -112,11 +112,11 @@ def not_connected(target: Target, error: Exception) -> Problem:
         fallback = f"Start Redis, or correct the socket's path: {setting('redis.path')}."
     else:
         steps = {
-            socket.gaierror: f"Correct the host name {target.host!r}: {setting('redis.host')}.",
+            socket.gaierror: f"The name {target.host!r} is not known: {target.settings.correct_address}.",
             PermissionError: "This host forbids it: allow the address in "
             f"{unit_setting('IPAddressAllow=')}, as the drop-in remote-redis.conf does, or in its firewall.",
         }
-        fallback = f"Start Redis, or correct its address: {setting('redis.host', 'redis.port')}."
+        fallback = f"Start Redis, or {target.settings.correct_address}."
     step = next((text for leaf in causes for kind, text in steps.items() if isinstance(leaf, kind)), fallback)
     return Problem(ProblemKind.UNREACHABLE, _joined(causes), step)
 
@@ -142,7 +142,7 @@ def _cut_off(target: Target, cause: str) -> Problem:
     """Return the problem of a connection that ended before the login was answered: TLS may be missing."""
     cause = f"{cause} before the login was answered"
     if target.tls is None:
-        step = f"If this port expects TLS: {_USE_TLS} Else wait for Redis."
+        step = f"If this port expects TLS: {target.settings.use_tls} Else wait for Redis."
     elif target.tls.certificate_file is None:
         # A refusal for the lack of a certificate comes after our first command in TLS 1.3, and the reset
         # that follows can overtake the reason.
@@ -169,8 +169,8 @@ def tls_problem(target: Target, error: BaseException) -> Problem | None:
             return Problem(
                 ProblemKind.SETTINGS,
                 f"{leaf.path} cannot be used: {leaf.reason}",
-                f"Correct {setting('redis.ca_file', 'redis.certificate_file', 'redis.key_file')}, or let "
-                "redstreamd's user read the file.",
+                f"Correct {setting(target.settings.ca_file, *_OWN_FILES)}, or let redstreamd's user read the "
+                "file.",
             )
         if isinstance(leaf, ssl.SSLCertVerificationError):
             return _unverified(target, tls, leaf)
@@ -197,12 +197,12 @@ def _unverified(target: Target, tls: Tls, error: ssl.SSLCertVerificationError) -
                 f"the server's certificate is not signed by a CA that is trusted here ({detail}; "
                 f"trusted: {trusted})"
             )
-            step = f"Set {setting('redis.ca_file')} to the certificate of the CA that signed it."
+            step = f"Set {setting(target.settings.ca_file)} to the certificate of the CA that signed it."
         case 62 | 64:  # another host name, another IP address
             cause = f"the server's certificate is for another name than {tls.server_name or target.host!r}"
             step = (
-                f"Use the name that the certificate bears: set {setting('redis.host')} to it, or "
-                f"{setting('redis.server_name')}."
+                "Use the name that the certificate bears: set "
+                f"{setting(target.settings.server_name)} to it, or {target.settings.correct_address}."
             )
         case _:
             cause = f"the server's certificate was not accepted ({detail})"
@@ -260,8 +260,8 @@ def _refused_tls(target: Target, tls: Tls, reason: str) -> Problem:
 
 def _is_it_a_tls_port(target: Target) -> str:
     return (
-        f"Check that {target.label} is the server's `tls-port`; for a port without TLS, set "
-        f"{setting('redis.tls')} to false, or use redis:// instead of rediss:// in the URL."
+        f"Check that {target.label} is the server's `tls-port`; for a port without TLS, "
+        f"{target.settings.use_no_tls}."
     )
 
 

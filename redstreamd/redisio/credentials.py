@@ -52,13 +52,15 @@ class Login:
 class PasswordFile(CredentialProvider):
     """A password in a file, read at each login, so that a new one needs no restart."""
 
-    def __init__(self, path: str, username: str | None = None) -> None:
+    def __init__(self, path: str, username: str | None = None, *, key: str = "redis.password_file") -> None:
         """Name the file and the user; nothing is read yet.
 
         Args:
             path: The file: the password in UTF-8, with or without a line break at its end.
             username: ACL user; None for the server's default user.
+            key: The setting that names the file.
         """
+        self._key = key
         self.path = path
         self._username = username
 
@@ -87,8 +89,7 @@ class PasswordFile(CredentialProvider):
     def _unusable(self, reason: str) -> CredentialsError:
         return CredentialsError(
             f"the password file {self.path} cannot be used: {reason}",
-            "Put the password there and let redstreamd's user read it, or correct "
-            f"{setting('redis.password_file')}.",
+            f"Put the password there and let redstreamd's user read it, or correct {setting(self._key)}.",
         )
 
 

@@ -137,8 +137,9 @@ TABLE: Final = (
         "READONLY",
         Code.BACKEND_READ_ONLY,
         "This Redis is a read-only replica",
-        f"Point redstreamd at the primary ({setting('redis.host', 'redis.port')}), or wait for the "
-        "failover to finish.",
+        f"Wait for the failover to finish, or point redstreamd at the primary "
+        f"({setting('redis.host', 'redis.port')}); where sentinels watch over it, set "
+        f'{setting("redis.topology")} to "sentinel".',
     ),
     Row(
         "MISCONF",
@@ -165,13 +166,13 @@ TABLE: Final = (
         "MOVED",
         Code.CONNECTION_ERROR,
         "This Redis is a cluster node that does not hold the key",
-        f"Choose a node that serves the key: set {setting('redis.host', 'redis.port')}.",
+        f'This needs a connection to each node: set {setting("redis.topology")} to "cluster".',
     ),
     Row(
         "ASK",
         Code.CONNECTION_ERROR,
         "The key is moving to another node of the Redis cluster",
-        "Repeat in a moment.",
+        f'Repeat in a moment, or set {setting("redis.topology")} to "cluster".',
     ),
     Row(
         "UNBLOCKED",

@@ -19,6 +19,7 @@ from redstreamd.redisio.connect_errors import timed_out
 from redstreamd.redisio.credentials import CredentialsError, Login, login_for
 from redstreamd.redisio.error_replies import reply_code, reply_text, row_of
 from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ProblemKind, Recovery
+from redstreamd.redisio.setting_names import NAMED, SENTINELS
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
 
@@ -128,6 +129,8 @@ async def log_in(execute: Callable[..., Awaitable[Any]], target: Target, role: s
         # would learn that the server stands open. AUTH says so.
         await require(*auth_command(login))
     identity = await require(*hello, "SETNAME", f"{target.client_name}:{role}")
+    if (wrong := _other_server(target, identity)) is not None:
+        raise ConnectionEnded(wrong)
     if target.database:
         await require("SELECT", target.database)
     try:
@@ -136,6 +139,22 @@ async def log_in(execute: Callable[..., Awaitable[Any]], target: Target, role: s
         if reply_code(error) not in _ALIVE:
             raise ConnectionEnded(refused(target, "PING", error, username=login.username)) from None
     return f"{_word(identity, b'server')} {_word(identity, b'version')}"
+
+
+def _other_server(target: Target, identity: Any) -> Problem | None:
+    """Return the problem of a sentinel in the place of a server, or of a server in that of a sentinel."""
+    is_sentinel = _word(identity, b"mode") == "sentinel"
+    if is_sentinel is (target.settings is SENTINELS):
+        return None
+    if is_sentinel:
+        cause = "this is a sentinel, which keeps no streams"
+        step = (
+            f'Set {setting("redis.topology", "redis.nodes")}: "sentinel", and the addresses of the sentinels.'
+        )
+    else:
+        cause = "this is no sentinel"
+        step = f"Give the addresses of the sentinels: correct {setting('redis.nodes')}."
+    return Problem(ProblemKind.SETTINGS, cause, step)
 
 
 def auth_command(login: Login) -> tuple[str, ...]:
@@ -184,7 +203,8 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
     """
     row, text = row_of(error), reply_text(error)
     login = "the default user" if username is None else f"user {username!r}"
-    password = PASSWORD if target.credentials is None else "the password that the login is made with"
+    names = target.settings
+    password = names.password if target.credentials is None else "the password that the login is made with"
     step = row.next_step
     if row.recovery is Recovery.NOT_EXECUTED:
         # A server that has no room for another client is not to be asked twice a second.
@@ -193,27 +213,28 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
     match row.kind:
         case "WRONGPASS":
             cause = f"{text} (logging in as {login})"
-            step = f"Correct {password}; for an ACL user set {setting('redis.username')}."
+            step = f"Correct {password}; for an ACL user set {setting(names.username)}."
             if username is not None:
                 step = (
                     f"Check that user {username!r} exists and is on (ACL LIST in Redis), and correct "
-                    f"{setting('redis.username')}, or {password}."
+                    f"{setting(names.username)}, or {password}."
                 )
             if target.password is not None and target.password[:1] + target.password[-1:] in ('""', "''"):
                 step += " It begins and ends with a quote, as `docker run --env-file` hands it over."
         case "NOAUTH":
             cause = f"{text} (no password is configured here)"
+            step = step.replace(PASSWORD, password).replace(NAMED.username, names.username)
         case "DENIED":
             cause = row.message
         case error_replies.LOGIN_NOT_NEEDED:
             cause = f"{text} (a password is configured here, but this Redis has none)"
-            step = step.replace(PASSWORD, password)
+            step = step.replace(PASSWORD, password).replace(NAMED.username, names.username)
         case _ if row.code is Code.PERMISSION_DENIED:
             cause = f"{text} ({login} may not run {command})"
             step = (
                 f"Allow it: ACL SETUSER {username or 'default'} +{command.lower()} (a login needs +hello, "
                 "+ping and, for a database other than 0, +select), or log in as another user: set "
-                f"{setting('redis.username')}."
+                f"{setting(names.username)}."
             )
         case error_replies.UNKNOWN_COMMAND if command != "HELLO":
             cause = f"{text} (the server does not have {command}, which each login needs)"

@@ -14,6 +14,7 @@ import attrs
 from redis.credentials import CredentialProvider
 
 from redstreamd.redisio.redis_errors import Problem, ServerReplied
+from redstreamd.redisio.setting_names import NAMED, SENTINELS, SettingNames
 from redstreamd.redisio.tls import Tls
 
 
@@ -52,6 +53,7 @@ class Target:
             (``redstreamd:command``). No spaces, as CLIENT SETNAME demands.
         connect_timeout: Seconds for connecting and logging in together.
         operator: Who runs the server, if that is part of this daemon; None for any other server.
+        settings: Which settings it follows from, for texts that say what to change.
     """
 
     host: str = "localhost"
@@ -65,6 +67,7 @@ class Target:
     client_name: str = "redstreamd"
     connect_timeout: float = 5.0
     operator: Operator | None = attrs.field(default=None, repr=False)
+    settings: SettingNames = attrs.field(default=NAMED, repr=False)
 
     @property
     def label(self) -> str:
@@ -77,7 +80,7 @@ class Target:
     @property
     def name(self) -> str:
         """The server, at the beginning of a sentence."""
-        return f"Redis at {self.label}" if self.operator is None else self.operator.name
+        return f"{self.settings.what} at {self.label}" if self.operator is None else self.operator.name
 
 
 class TopologyKind(enum.StrEnum):
@@ -119,4 +122,4 @@ class Deployment:
     def sentinel_at(self, host: str, port: int) -> Target:
         """Return the sentinel that announces itself at an address."""
         host, port = self.addresses.get((host, port), (host, port))
-        return attrs.evolve(self.sentinel, host=host, port=port, path=None)
+        return attrs.evolve(self.sentinel, host=host, port=port, path=None, settings=SENTINELS)

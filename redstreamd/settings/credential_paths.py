@@ -15,6 +15,7 @@ CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 #: What is given itself by mistake where its file is asked for, and the setting that takes it.
 _SECRETS = {
     "redis.password_file": "a password itself is redis.password",
+    "redis.sentinel_password_file": "a password itself is redis.sentinel_password",
     "listeners.token_file": "",
     "http.token_file": "a token itself is made by `redstreamd tokens new`",
     "encryption.keys": "",

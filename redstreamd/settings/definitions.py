@@ -10,6 +10,7 @@ import attrs
 
 from redstreamd.addresses.address_syntax import MASK, without_login
 from redstreamd.settings.masking import masked_name, masked_url
+from redstreamd.settings.node_address import NodeAddress
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.value_types import ValueType
 
@@ -36,7 +37,9 @@ _SHOWN_LENGTH = 200  # characters, so that an error stays readable
 _NOT_SECRET = re.compile(r"[+-]?[0-9]{1,9}([.,_][0-9]{1,9})?|(tcp|udp)://[0-9a-f.:\[\]]+", re.IGNORECASE)
 
 #: Redis settings whose values are paths.
-_PATHS = frozenset({"redis.path", "redis.ca_file", "redis.certificate_file", "redis.key_file"})
+_PATHS = frozenset(
+    {"redis.path", "redis.ca_file", "redis.sentinel_ca_file", "redis.certificate_file", "redis.key_file"}
+)
 
 #: What may be a token or a key given where its file or its ID is asked for.
 _SECRET_PATHS = frozenset(
@@ -82,7 +85,17 @@ def _may_be_secret(key: str, text: str) -> bool:
         return True
     if key in _SECRET_PATHS:
         return True
-    return key.startswith("redis.") and key not in _PATHS and not _NOT_SECRET.fullmatch(text)
+    if not key.startswith("redis.") or key in _PATHS or _NOT_SECRET.fullmatch(text):
+        return False
+    return key != "redis.nodes" or not _is_node(text)
+
+
+def _is_node(text: str) -> bool:
+    """Whether it is a node's address, and so shown where nothing else is wrong with it."""
+    try:
+        return NodeAddress.parse(text).port is not None
+    except ValueError:
+        return False
 
 
 def _masked(key: str, text: str) -> str:
@@ -94,5 +107,7 @@ def _masked(key: str, text: str) -> str:
 
 
 def _cut(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return value  # a list is printed item by item
     text = str(value)
     return value if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}... ({len(text)} characters)"

@@ -14,6 +14,7 @@ from redstreamd.policy.rate import Rate
 from redstreamd.policy.rules import Rule
 from redstreamd.settings.definitions import DEFINITIONS, GROUPS
 from redstreamd.settings.listen_address import ListenAddress
+from redstreamd.settings.node_address import AddressMapping, NodeAddress
 from redstreamd.settings.reloading import RESTART_ONLY
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
@@ -28,9 +29,9 @@ overrides an earlier one:
 - the environment, under the names given below; of several for one setting the last wins
 - the command line: `--set group.key=value`; `--listen ADDRESS` and `--embedded` are short forms
 
-In the environment and with `--set`, lists are separated by commas. An unknown setting is an error, as is any
-other variable that begins with `REDSTREAMD_`, except those that Kubernetes sets for services.
-`redstreamd check-config` prints each value with its source.
+In the environment and with `--set`, lists are separated by commas, addresses of nodes also by spaces. An
+unknown setting is an error, as is any other variable that begins with `REDSTREAMD_`, except those that
+Kubernetes sets for services. `redstreamd check-config` prints each value with its source.
 
 Values are read like this:
 
@@ -134,8 +135,11 @@ def as_toml(value: Any) -> str:
     if isinstance(value, (int, float)):
         return str(int(value)) if value == int(value) else str(value)
     if isinstance(value, tuple):
+        if value and isinstance(value[0], AddressMapping):
+            pairs = (f"{as_toml(each.announced)} = {as_toml(each.address)}" for each in value)
+            return f"{{{', '.join(pairs)}}}"
         return f"[{', '.join(as_toml(item) for item in value)}]"
-    if isinstance(value, (str, Path, EncryptionRule, ListenAddress, Quota, Rate, Rule)):
+    if isinstance(value, (str, Path, EncryptionRule, ListenAddress, NodeAddress, Quota, Rate, Rule)):
         # A JSON string is a TOML basic string, except that TOML requires DEL to be escaped.
         return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     raise TypeError(f"a setting of type {type(value).__name__}")

@@ -22,7 +22,8 @@ from redstreamd.settings.http_checks import check_http, check_http_protected
 from redstreamd.settings.listen_address import Kind
 from redstreamd.settings.listener_demands import check_metrics_reach, check_protected
 from redstreamd.settings.quotas_in_force import check_quotas
-from redstreamd.settings.redis_address import URL, resolve
+from redstreamd.settings.redis_address import HOST, URL, resolve
+from redstreamd.settings.redis_topology import NODES, check_topology, uses_sentinel_tls
 from redstreamd.settings.sections import Settings
 from redstreamd.settings.sources import (
     DEFAULT_FILE,
@@ -100,6 +101,7 @@ def load(
         raise invalid_value(_PORT, link, DEFINITIONS[_PORT].allowed)
     settings = _structure(values)
     loaded = Loaded(settings, {key: values[key].source if key in values else _DEFAULT for key in DEFINITIONS})
+    check_topology(settings, loaded.sources)
     for check in (_check_tls, _check_listeners, _check_encryption, _check_bounds):
         check(loaded)
     return loaded
@@ -109,6 +111,8 @@ def _needs_port(values: Values) -> bool:
     """Whether the port of Redis is used, and no source gives it."""
     embedded = values.get("daemon.embedded")
     if embedded is not None and embedded.value is True:
+        return False
+    if NODES in values and HOST not in values:
         return False
     # A URL without a port means the default port.
     return all(key not in values or values[key].value is None for key in (URL, _PORT, "redis.path"))
@@ -187,7 +191,8 @@ def _check_tls(loaded: Loaded) -> None:
     for key in ("redis.ca_file", "redis.certificate_file", "redis.key_file", "redis.server_name"):
         source = loaded.sources[key]
         is_turned_off_later = loaded.sources["redis.tls"].precedence > source.precedence
-        if loaded.value(key) is None or redis.tls or is_turned_off_later:
+        is_of_sentinels = key != "redis.server_name" and uses_sentinel_tls(redis)
+        if loaded.value(key) is None or redis.tls or is_of_sentinels or is_turned_off_later:
             continue
         raise SettingsError(
             key,

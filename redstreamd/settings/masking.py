@@ -7,6 +7,7 @@ import urllib.parse
 from typing import Final
 
 from redstreamd.addresses.address_syntax import MASK
+from redstreamd.settings.topology_url import is_topology_url, masked_topology_url
 
 #: A name that somebody chose: words of small letters, perhaps with a number each, or an abbreviation.
 _WORD: Final = "([a-z]{1,16}[0-9]{0,4}|[0-9]{1,4})"
@@ -27,6 +28,8 @@ def masked_url(url: str) -> str:
 
     A reserved character that is not percent-encoded changes where user, password and host end.
     """
+    if is_topology_url(url):
+        return masked_topology_url(url)
     scheme, separator, rest = url.partition("://")
     if not (separator and scheme.isascii() and scheme.isalpha()):
         return MASK

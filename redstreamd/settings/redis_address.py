@@ -16,6 +16,8 @@ from typing import Any
 import attrs
 
 from redstreamd.addresses.address_syntax import host_and_port
+from redstreamd.settings import topology_url
+from redstreamd.settings.redis_topology import NODE_ADDRESSES, NODES, SENTINEL, TOPOLOGY, choose_topology
 from redstreamd.settings.sources import RawValue, Values, invalid_value
 
 URL = "redis.url"
@@ -32,11 +34,17 @@ PARTS = (
     "redis.database",
     "redis.tls",
     "redis.server_name",
+    TOPOLOGY,
+    NODES,
+    NODE_ADDRESSES,
+    # Which CA is trusted does not depend on the address.
+    *(key for key in SENTINEL if key != "redis.sentinel_ca_file"),
 )
 
 _FORMS = (
     "redis://[user:password@]host[:port][/database], the same with rediss:// for TLS, "
-    "unix://[user:password@]/path[?db=n], HOST[:PORT] or a socket's path"
+    "unix://[user:password@]/path[?db=n], HOST[:PORT] or a socket's path; for other topologies "
+    "redis+sentinel:// or redis+cluster://"
 )
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)")
@@ -74,6 +82,8 @@ def parse_redis_address(text: str) -> ParsedAddress:
     """
     if re.search(r"[\s\x00-\x1f\x7f]", text) and not text.startswith(("/", "unix:")):
         raise ValueError(f"{_FORMS}, without spaces")
+    if topology_url.is_topology_url(text):
+        return ParsedAddress(topology_url.parse_topology_url(text), whole=True, url=text)
     scheme = _SCHEME.fullmatch(text)
     if scheme is not None:
         known = _SCHEMES.get(scheme["scheme"].lower())
@@ -122,10 +132,9 @@ def resolve(values: Values) -> Values:
     url = values.get(URL)
     if url is not None and url.value is not None:
         address = _parsed_url(url)
-        # A URL always decides about TLS.
-        from_url = {
-            key: RawValue(part, url.source) for key, part in ({"redis.tls": False} | address.parts).items()
-        }
+        # A URL always decides about TLS and the topology.
+        decided = {"redis.tls": False, TOPOLOGY: "standalone"}
+        from_url = {key: RawValue(part, url.source) for key, part in (decided | address.parts).items()}
         values = {
             key: given
             for key, given in values.items()
@@ -138,7 +147,10 @@ def resolve(values: Values) -> Values:
             return (values[key].source.precedence, True)
         return (from_url[key].source.precedence, False) if key in from_url else (-1, False)
 
-    return _choose_password(_choose_endpoint(from_url | values, precedence), precedence)
+    chosen = _choose_endpoint(choose_topology(from_url | values, precedence), precedence)
+    for password in ("redis.password", "redis.sentinel_password"):
+        chosen = _choose_password(chosen, precedence, password)
+    return chosen
 
 
 def _moved_to_their_settings(values: Values) -> Values:
@@ -204,9 +216,9 @@ def _choose_endpoint(merged: Values, precedence: Callable[[str], tuple[int, bool
     )
 
 
-def _choose_password(merged: Values, precedence: Callable[[str], tuple[int, bool]]) -> Values:
-    """Keep the later of password and password file."""
-    password, file = "redis.password", "redis.password_file"
+def _choose_password(merged: Values, precedence: Callable[[str], tuple[int, bool]], password: str) -> Values:
+    """Keep the later of a password and the file of it."""
+    file = f"{password}_file"
     given = [key for key in (password, file) if key in merged and merged[key].value is not None]
     if len(given) < 2:
         return merged
@@ -278,6 +290,10 @@ def _database(split: urllib.parse.SplitResult, options: dict[str, list[str]]) ->
 
 
 def _endpoint(text: str) -> tuple[str, int | None]:
+    if "," in text:
+        raise ValueError(
+            f"one address; several are redis.nodes (REDIS_NODES) with redis.topology, or {topology_url.FORMS}"
+        )
     try:
         host, port = host_and_port(text.removesuffix(":"))
     except ValueError as wrong:

@@ -9,8 +9,15 @@ import attrs
 from msgspec import Meta
 
 from redstreamd.settings.masking import masked_url
+from redstreamd.settings.node_address import AddressMapping, NodeAddress
 
 TlsVersion = Literal["1.2", "1.3"]
+TopologyName = Literal["standalone", "sentinel", "cluster"]
+
+#: What an ACL user may be called: Redis allows no spaces. An address would be shown with its password, as
+#: users are.
+_USER = r"^(?!.*://)(?!.*:.*@)[^\s\0]+\Z"
+_SERVER_NAME = r"^[\w.:-]+\Z"
 
 #: A path that may also be the name of a credential of the service.
 CREDENTIAL = {"credential": True}
@@ -24,15 +31,35 @@ def _shown_url(url: str | None) -> str:
 class RedisSettings:
     """Where Redis or Valkey is and how to log in. Not used with `daemon.embedded`."""
 
+    topology: Annotated[
+        TopologyName,
+        Meta(
+            description="standalone: one server, the same for ever. sentinel: the primary that sentinels "
+            "name, and its successor after a failover. cluster: the nodes of a Redis or Valkey cluster, "
+            "where each stream lies on the one that has its slot.",
+        ),
+    ] = "standalone"
+    nodes: Annotated[
+        tuple[NodeAddress, ...],
+        Meta(
+            description="With sentinel the sentinels (port 26379 if none is given), with cluster some of its "
+            "nodes (6379), from which the others are learned: as HOST:PORT, or [ADDRESS]:PORT for IPv6. Name "
+            "several, since only one of them has to answer. Without them a cluster begins with redis.host "
+            "and redis.port.",
+        ),
+    ] = ()
     url: Annotated[
         str | None,
         Meta(
             description="The server's address as redis://[user:password@]host[:port][/database], the same "
             "with rediss:// for TLS, or unix://[user:password@]/path[?db=n]; valkey:// and valkeys:// mean "
-            "redis:// and rediss://. It replaces all parts from earlier sources; a part from the same or a "
-            "later source replaces that part of it. This, redis.host and redis.path each accept every form "
-            "of an address: a URL, HOST:PORT, [ADDRESS]:PORT, user:password@HOST:PORT, unix:PATH, a socket's "
-            "path.",
+            "redis:// and rediss://. For other topologies "
+            "redis+sentinel://[user:password@]host[:port][,host[:port]...][/primary[/database]] and "
+            "redis+cluster://[user:password@]host[:port][,host[:port]...], with rediss+ for TLS; the login "
+            "is that of the servers, not of the sentinels. It replaces all parts from earlier "
+            "sources; a part from the same or a later source replaces that part of it. This, redis.host and "
+            "redis.path each accept every form of an address: a URL, HOST:PORT, [ADDRESS]:PORT, "
+            "user:password@HOST:PORT, unix:PATH, a socket's path.",
             extra={"allowed": "a URL, or an address in another form"},
         ),
     ] = attrs.field(default=None, repr=_shown_url)
@@ -40,7 +67,7 @@ class RedisSettings:
         str,
         Meta(
             min_length=1,
-            description="The server's name or address.",
+            description="The server's name or address. Not with redis.nodes.",
             extra={"allowed": "a name or an address"},
         ),
     ] = "localhost"
@@ -53,8 +80,7 @@ class RedisSettings:
         str | None,
         Meta(
             min_length=1,
-            # Redis allows no spaces. An address would be shown with its password, as users are.
-            pattern=r"^(?!.*://)(?!.*:.*@)[^\s\0]+\Z",
+            pattern=_USER,
             description="The ACL user; without one, Redis's default user.",
             extra={"allowed": "a name without spaces, and no address"},
         ),
@@ -111,16 +137,89 @@ class RedisSettings:
         str | None,
         Meta(
             min_length=1,
-            pattern=r"^[\w.:-]+\Z",
-            description="The name to verify in the server's certificate; by default redis.host.",
+            pattern=_SERVER_NAME,
+            description="The name to verify in the server's certificate; by default redis.host, and of nodes "
+            "and of a primary the host that is connected to.",
             extra={"allowed": "a name or an address"},
         ),
     ] = None
     tls_min_version: Annotated[TlsVersion, Meta(description="The oldest version of TLS to use.")] = "1.2"
     database: Annotated[
         int,
-        Meta(ge=0, le=1_000_000, description="The database number; a cluster has only 0."),
+        Meta(ge=0, le=1_000_000, description="The database number; of a cluster only 0 is used."),
     ] = 0
+    sentinel_primary: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            pattern=r"^[A-Za-z0-9._-]+\Z",
+            description="The name under which the sentinels monitor the primary (`sentinel monitor`).",
+            extra={"allowed": "a name of letters, digits, dots, dashes and underscores"},
+        ),
+    ] = "mymaster"
+    sentinel_username: Annotated[
+        str | None,
+        Meta(
+            min_length=1,
+            pattern=_USER,
+            description="The ACL user at the sentinels; without one, their default user.",
+            extra={"allowed": "a name without spaces, and no address"},
+        ),
+    ] = None
+    sentinel_password: Annotated[
+        str | None,
+        Meta(
+            min_length=1,
+            description="The password at the sentinels. redis.password is never sent to them.",
+            extra={"secret": True},
+        ),
+    ] = attrs.field(default=None, repr=False)
+    sentinel_password_file: Annotated[
+        Path | None,
+        Meta(
+            description="A file with that password, instead of redis.sentinel_password, or the name of a "
+            "credential, as for redis.password_file.",
+            extra=CREDENTIAL,
+        ),
+    ] = None
+    sentinel_tls: Annotated[
+        bool | None,
+        Meta(
+            description="Use TLS with the sentinels; by default as redis.tls. The client certificate is "
+            "the same.",
+        ),
+    ] = None
+    sentinel_ca_file: Annotated[
+        Path | None,
+        Meta(
+            description="The CA certificates to trust for the sentinels; by default those of redis.ca_file.",
+            extra=CREDENTIAL,
+        ),
+    ] = None
+    sentinel_server_name: Annotated[
+        str | None,
+        Meta(
+            min_length=1,
+            pattern=_SERVER_NAME,
+            description="The name to verify in the certificates of all sentinels; by default the host of "
+            "each in redis.nodes.",
+            extra={"allowed": "a name or an address"},
+        ),
+    ] = None
+    node_addresses: Annotated[
+        tuple[AddressMapping, ...],
+        Meta(
+            description="Where a server is reached that announces another address, behind NAT or in a "
+            "container: a table from the address that sentinels or cluster nodes tell to the one to connect "
+            "to. Better have the servers announce the right one (`replica-announce-ip`, "
+            "`cluster-announce-ip`).",
+            extra={
+                "default": "{}",
+                "allowed": 'a table of HOST:PORT = "HOST:PORT"; as text, and in the environment, '
+                "ANNOUNCED=ADDRESS, each of them HOST:PORT",
+            },
+        ),
+    ] = ()
     command_timeout_seconds: Annotated[
         float,
         Meta(

@@ -15,12 +15,13 @@ _DEMANDS: Final = (
     "it has changed"
 )
 
-#: The reason, by dotted key.
+#: The reason, by dotted key. `daemon.reload_table.in_force` keeps the whole address with the topology.
 RESTART_ONLY: Final[Mapping[str, str]] = {
     "daemon.listen": _SOCKETS,
     "daemon.state_directory": "its key and its data are in use",
     "daemon.audit_chain": "the chain of one run begins at its start",
     "daemon.log_format": "the log of one run is in one form",
+    "redis.topology": "the parts are built for it; until then the whole table [redis] stays as it was",
     "daemon.embedded": "clients would lose their streams",
     "listeners.peer_uids": "who the clients of a socket are does not change while they are connected",
     "listeners.certificate_file": _DEMANDS,

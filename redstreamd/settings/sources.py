@@ -34,6 +34,12 @@ ENVIRONMENT: Mapping[str, str] = {
     "REDIS_PASSWORD": "redis.password",
     "REDIS_PASSWORD_FILE": "redis.password_file",
     "REDIS_DB": "redis.database",
+    "REDIS_TOPOLOGY": "redis.topology",
+    "REDIS_NODES": "redis.nodes",
+    "REDIS_SENTINEL_PRIMARY": "redis.sentinel_primary",
+    "REDIS_SENTINEL_USERNAME": "redis.sentinel_username",
+    "REDIS_SENTINEL_PASSWORD": "redis.sentinel_password",
+    "REDIS_SENTINEL_PASSWORD_FILE": "redis.sentinel_password_file",
     **{f"{_PREFIX}{key.replace('.', '_').upper()}": key for key in DEFINITIONS},
 }
 """Environment variable to dotted key."""
@@ -273,7 +279,7 @@ def refuse_placeholder(key: str, text: str, source: Source, variable: str = "") 
             f"{variable or 'this option'} out"
         )
     if DEFINITIONS[key].secret:
-        allowed += "; if the password really looks like this, put it into a file (redis.password_file)"
+        allowed += f"; if the password really looks like this, put it into a file ({key}_file)"
     text = f"setting {key}={found!r} from {source} is a placeholder, and {why}; allowed: {allowed}"
     raise SettingsError(key, value=found, source=str(source), allowed=allowed, text=text)
 

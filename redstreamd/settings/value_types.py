@@ -21,8 +21,9 @@ from redstreamd.policy import quotas, rate, rules
 from redstreamd.policy.quotas import Quota
 from redstreamd.policy.rate import Rate
 from redstreamd.policy.rules import Rule
-from redstreamd.settings import listen_address
+from redstreamd.settings import listen_address, node_address
 from redstreamd.settings.listen_address import ListenAddress
+from redstreamd.settings.node_address import AddressMapping, NodeAddress
 
 #: Values that have a text form of their own: what reads it, and what is allowed, in words.
 _TEXTS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
@@ -31,7 +32,11 @@ _TEXTS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
     Rule: (Rule.parse, rules.NOTATION),
     Quota: (Quota.parse, quotas.NOTATION),
     EncryptionRule: (EncryptionRule.parse, encryption_rules.NOTATION),
+    NodeAddress: (NodeAddress.parse, node_address.NODE_NOTATION),
+    AddressMapping: (AddressMapping.parse, node_address.MAPPING_NOTATION),
 }
+#: Those without spaces in them, which spaces may separate as well as commas, in the file, too.
+_WORDS = (NodeAddress, AddressMapping)
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 
@@ -104,6 +109,12 @@ class ValueType:
         if self.kind is Path:
             return _path(value, self.allowed, credential=self.names_credential)
         if self._is_tuple and (item := get_args(self.kind)[0]) in _TEXTS:
+            if isinstance(value, str):
+                value = self.read(value) if item in _WORDS else [value]
+            elif isinstance(value, dict) and item is AddressMapping:
+                value = [
+                    f"{key}={mapped}" if isinstance(mapped, str) else mapped for key, mapped in value.items()
+                ]
             return _parsed(value, self.allowed, _TEXTS[item][0])
         if self._is_tuple and isinstance(value, str):
             value = [value]  # one name without a list: profile = "operator"
@@ -129,7 +140,8 @@ class ValueType:
         if self.kind in (int, float):
             raise NotAllowedError(self.allowed)
         if self._is_tuple:
-            return [part.strip() for part in text.split(",") if part.strip()]
+            separators = r"[,\s]" if get_args(self.kind)[0] in _WORDS else ","
+            return [part.strip() for part in re.split(separators, text) if part.strip()]
         return text
 
     @property
@@ -148,8 +160,6 @@ def _path(value: Any, allowed: str, *, credential: bool) -> Path:
 
 
 def _parsed(value: Any, allowed: str, parse: Callable[[str], Any]) -> tuple[Any, ...]:
-    if isinstance(value, str):
-        value = [value]  # as with names
     if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
         raise NotAllowedError(allowed)
     parsed = []

@@ -10,7 +10,7 @@ import pytest
 
 from redstreamd.addresses.default_paths import default_socket
 from redstreamd.daemon.banner import banner
-from redstreamd.settings import HttpSettings, ListenAddress, ListenersSettings, Settings
+from redstreamd.settings import HttpSettings, ListenAddress, ListenersSettings, Settings, load
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +84,18 @@ def test_the_url_of_http_with_tls_says_so_and_a_socket_for_http_has_none() -> No
     text = banner(settings, addresses)
     assert "listens on https://[::1]:443/bus, http:/run/http.sock" in text
     assert "redstreamd tokens new" in text
+
+
+@pytest.mark.parametrize(
+    ("url", "store"),
+    [
+        ("redis://u:p@h:7000", "Redis at h:7000"),
+        ("unix:///run/r.sock", "Redis at /run/r.sock"),
+        ("redis+sentinel://u:p@s1,s2:1/bus", "Redis, the primary bus of the sentinels s1:26379, s2:1"),
+        ("redis+cluster://u:p@c1,[::1]:7000", "the Redis cluster of c1:6379, [::1]:7000"),
+    ],
+)
+def test_where_the_streams_are_is_told_for_each_topology(url: str, store: str) -> None:
+    settings = load(environ={"HOME": "/h"}, assignments=[f"redis.url={url}"]).settings
+    text = banner(settings, [ListenAddress.parse("unix:/run/redstreamd/mcp.sock")])
+    assert f"and keeps its streams in {store}.\n" in text

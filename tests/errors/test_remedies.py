@@ -20,7 +20,8 @@ KEYS = {described.key for described in describe()}
 #: and not in the fixed form "setting KEY cannot be used", which names its source.
 SETTING = re.compile(
     rf"(?<!--set )(?<!^setting )(?<![=\w.])(?:{'|'.join(sorted(map(re.escape, KEYS), reverse=True))}"
-    r"|(?:REDSTREAMD_)?REDIS_(?:URL|HOST|PORT|USERNAME|PASSWORD|PASSWORD_FILE|DB))(?![\w.]*=)"
+    r"|(?:REDSTREAMD_)?REDIS_(?:URL|HOST|PORT|USERNAME|PASSWORD|PASSWORD_FILE|DB|TOPOLOGY|NODES|SENTINEL_[A-Z_]+))"
+    r"(?![\w.]*=)"
 )
 
 #: Where settings are defined, read and checked: their errors name the source of the value themselves. A page
@@ -58,6 +59,7 @@ def test_the_places_are_the_real_ones() -> None:
     assert Path(remedies.SETTINGS_FILE) == DEFAULT_FILE
     assert {ENVIRONMENT[variable]: variable for variable in remedies.VARIABLES.values()} == remedies.VARIABLES
     assert ENVIRONMENT[remedies.PASSWORD.split()[0]] == "redis.password"
+    assert ENVIRONMENT[remedies.SENTINEL_PASSWORD.split()[0]] == "redis.sentinel_password"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,11 @@ SECRETS = {name for name, key in ENVIRONMENT.items() if DEFINITIONS[key].secret}
 
 #: A valid value for each setting, as text and as TOML, other than its default.
 OTHER = {
+    "redis.topology": "cluster",
+    "redis.nodes": "other:7000",
+    "redis.node_addresses": "10.0.0.1:6379=other:7000",
+    "redis.sentinel_tls": "true",
+    "redis.sentinel_password_file": "/password",
     "redis.url": "redis://other:7000",
     "redis.host": "other",
     "redis.port": "7000",
@@ -58,6 +63,16 @@ NEEDS = {
     "redis.certificate_file": "redis.tls=true",
     "redis.server_name": "redis.tls=true",
     "redis.key_file": "redis.certificate_file=/c",
+    "redis.topology": "redis.url=redis://h",
+    "redis.nodes": "redis.url=redis+sentinel://h",
+    "redis.node_addresses": "redis.url=redis+cluster://h",
+    "redis.sentinel_primary": "redis.url=redis+sentinel://h",
+    "redis.sentinel_username": "redis.url=redis+sentinel://h",
+    "redis.sentinel_password": "redis.url=redis+sentinel://h",
+    "redis.sentinel_password_file": "redis.url=redis+sentinel://h",
+    "redis.sentinel_tls": "redis.url=redis+sentinel://h",
+    "redis.sentinel_ca_file": "redis.url=rediss+sentinel://h",
+    "redis.sentinel_server_name": "redis.url=rediss+sentinel://h",
     "encryption.writing_key": "encryption.keys=/keys",
     "encryption.streams": "encryption.writing_key=a",
     "listeners.key_file": "listeners.certificate_file=/c",
@@ -79,9 +94,13 @@ def other(key: str) -> str:
     return str(leaf.meta.ge + 1) if leaf.kind in (int, float) else "other"
 
 
-def needs(key: str) -> list[str]:
-    needed = [NEEDS[key]] if key in NEEDS else []
-    return [*needed, *needs(needed[0].partition("=")[0])] if needed else []
+def needs(key: str) -> str:
+    """Return a file with what the setting needs."""
+    if key not in NEEDS:
+        return ""
+    needed, _, text = NEEDS[key].partition("=")
+    value = text if text in ("true", "0", "1") else f"'{text}'"
+    return f"{needed} = {value}\n{needs(needed)}"
 
 
 @pytest.mark.parametrize("empty", ["", " ", "\n", '""', "''"])
@@ -96,15 +115,15 @@ def test_an_empty_variable_is_one_that_is_not_there(load_from, empty):
 @pytest.mark.parametrize("name", VARIABLES)
 def test_spaces_line_breaks_and_quotes_around_a_value_are_not_part_of_it(load_from, name):
     key = ENVIRONMENT[name]
-    plain = load_from(environ={name: other(key)}, assignments=needs(key)).value(key)
+    plain = load_from(needs(key), {name: other(key)}).value(key)
     if name in SECRETS:
-        assert load_from(environ={name: "other\r\n"}).value(key) == "other"
-        assert load_from(environ={name: '"o" '}).value(key) == '"o" '
+        assert load_from(needs(key), {name: "other\r\n"}).value(key) == "other"
+        assert load_from(needs(key), {name: '"o" '}).value(key) == '"o" '
         return
     for form in (" {} ", "{}\n", "{}\r\n", '"{}"', "'{}'", '" {} "\n'):
         text = form.format(other(key))
-        assert load_from(environ={name: text}, assignments=needs(key)).value(key) == plain
-        assert load_from(assignments=[*needs(key), f"{key}={text}"]).value(key) == plain
+        assert load_from(needs(key), {name: text}).value(key) == plain
+        assert load_from(needs(key), assignments=[f"{key}={text}"]).value(key) == plain
 
 
 PLACEHOLDERS = {
@@ -323,7 +342,9 @@ def test_a_whole_address_under_another_setting_replaces_what_earlier_sources_say
         ("REDIS_HOST", "fd00::1:6379", "[ADDRESS]:PORT"),
         ("REDIS_HOST", "hunter2@h", "redis.password (REDIS_PASSWORD)"),
         ("REDIS_URL", "hunter2@h", "redis.password (REDIS_PASSWORD)"),
-        ("REDIS_HOST", "sentinel://h", "redis://"),
+        ("REDIS_HOST", "memcached://h", "redis://"),
+        ("REDIS_HOST", "h:7000,i:7000", "redis.nodes (REDIS_NODES)"),
+        ("REDIS_URL", "redis://h,i", "redis+cluster://"),
         ("REDIS_HOST", "h:port", "a port is a number"),
         ("REDIS_HOST", "two words", "without spaces"),
         ("REDSTREAMD_REDIS_PATH", "localhost", "redis.host"),
@@ -365,7 +386,7 @@ def test_a_login_in_the_wrong_place_is_never_shown(load_from, name):
             (f"[{group}.{leaf}]\nurl = '{{}}'", {}, []),
         ),
     ):
-        if key == "redis.username" and text == "hunter2@h":
+        if key in ("redis.username", "redis.sentinel_username") and text == "hunter2@h":
             continue  # A user can be called that.
         environ = {each: form.format(text) for each, form in environ.items()}
         toml, assignments = toml.format(text), [form.format(text) for form in assignments]

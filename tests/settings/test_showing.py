@@ -51,7 +51,8 @@ def test_the_reference_has_every_setting_with_range_default_meaning_and_variable
         if leaf.kind in (int, float):
             assert leaf.meta.ge is not None, key
             assert leaf.meta.le is not None, key
-    assert [key for key, setting in described.items() if setting.secret] == ["redis.password"]
+    secrets = [key for key, setting in described.items() if setting.secret]
+    assert secrets == ["redis.password", "redis.sentinel_password"]
 
 
 def test_the_documented_defaults_are_a_valid_file_and_the_real_defaults(tmp_path):
@@ -83,7 +84,13 @@ def test_control_characters_survive_in_toml():
 
 @pytest.mark.parametrize("key", [key for key in DEFINITIONS if DEFINITIONS[key].names_credential])
 def test_a_secret_in_the_place_of_its_file_is_not_shown(load_from, key):
-    others = ["redis.tls=true", "listeners.certificate_file=/c.pem", "redis.certificate_file=/c.pem"]
+    server = "sentinel://h" if "sentinel" in key else "redis://h"
+    others = [
+        f"redis.url={server}",
+        "redis.tls=true",
+        "listeners.certificate_file=/c.pem",
+        "redis.certificate_file=/c.pem",
+    ]
     others = [each for each in others if not each.startswith(f"{key}=")]
     for secret in (
         "gH7kq2LmZp90aVbX",

@@ -1,0 +1,93 @@
+"""Which settings a server follows from, so that texts about it name what to change.
+
+A server may be named by the settings themselves, be a sentinel, or be announced by sentinels or a cluster;
+each has its address, TLS and login from other settings.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from redstreamd.errors.remedies import PASSWORD, SENTINEL_PASSWORD, setting
+
+
+@attrs.frozen
+class SettingNames:
+    """The settings of one kind of server; each is a dotted key.
+
+    Attributes:
+        what: The kind, at the beginning of a sentence.
+        address: Where the settings name it; empty for a server that only others announce.
+        announced_by: Who tells its address, with the option of Redis that decides it; None for nobody.
+        tls: Whether it is spoken to in TLS.
+        ca_file: Whose certificates are trusted.
+        server_name: The name that its certificate must bear.
+        username: The user that logs in.
+        password_file: The file of the password.
+        password: The password, and where to put it.
+        url: A scheme of URLs with TLS that stands for it; None where a URL does not decide.
+    """
+
+    what: str = "Redis"
+    address: tuple[str, ...] = ("redis.host", "redis.port")
+    announced_by: str | None = None
+    tls: str = "redis.tls"
+    ca_file: str = "redis.ca_file"
+    server_name: str = "redis.server_name"
+    username: str = "redis.username"
+    password_file: str = "redis.password_file"  # noqa: S105 - the name of a setting
+    password: str = PASSWORD
+    url: str | None = "rediss://"
+
+    @property
+    def correct_address(self) -> str:
+        """How to correct its address, for use after "or"."""
+        if self.announced_by is None:
+            return f"correct its address: {setting(*self.address)}"
+        announced = f"where {self.announced_by}, map that to the right one: {setting('redis.node_addresses')}"
+        return (
+            f"correct its address: {setting(*self.address)}, or, {announced}" if self.address else announced
+        )
+
+    @property
+    def use_tls(self) -> str:
+        """How to turn TLS on, as a sentence."""
+        url = "" if self.url is None else f", or use {self.url} in the URL"
+        return f"Set {setting(self.tls)} to true{url}."
+
+    @property
+    def use_no_tls(self) -> str:
+        """How to turn TLS off, for use after "for a port without TLS,"."""
+        url = "" if self.url is None else f", or use {self.url.replace('rediss', 'redis')} in the URL"
+        return f"set {setting(self.tls)} to false{url}"
+
+
+NAMED: Final = SettingNames()
+"""The one server."""
+
+SENTINELS: Final = SettingNames(
+    what="The sentinel",
+    address=("redis.nodes",),
+    tls="redis.sentinel_tls",
+    ca_file="redis.sentinel_ca_file",
+    server_name="redis.sentinel_server_name",
+    username="redis.sentinel_username",
+    password_file="redis.sentinel_password_file",  # noqa: S106 - the name of a setting
+    password=SENTINEL_PASSWORD,
+    url=None,
+)
+
+WATCHED: Final = SettingNames(
+    address=(),
+    announced_by="the sentinels announce another address (`replica-announce-ip` of the server)",
+    url="rediss+sentinel://",
+)
+"""A server that sentinels watch over."""
+
+CLUSTER_NODE: Final = SettingNames(
+    address=("redis.nodes",),
+    announced_by="the cluster announces another address (`cluster-announce-ip` of the node)",
+    url="rediss+cluster://",
+)
