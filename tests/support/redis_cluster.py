@@ -82,7 +82,8 @@ class Cluster:
 
     def variables(self) -> dict[str, str]:
         """Return what a daemon is told of it, as variables of its environment."""
-        told = {"REDIS_TOPOLOGY": "cluster", "REDIS_NODES": ",".join(map(self.address, self.nodes))}
+        told = {"REDSTREAMD_REDIS_TOPOLOGY": "cluster"}
+        told["REDIS_NODES"] = ",".join(map(self.address, self.nodes))
         if self.password is not None:
             told["REDIS_PASSWORD"] = self.password
         if self.authority is not None:

@@ -58,11 +58,12 @@ class Sentinels:
     def variables(self) -> dict[str, str]:
         """Return what a daemon is told of them, as variables of its environment."""
         nodes = ",".join(f"127.0.0.1:{one.tls_port or one.port}" for one in self.sentinels)
-        told = {"REDIS_TOPOLOGY": "sentinel", "REDIS_NODES": nodes, "REDIS_SENTINEL_PRIMARY": NAME}
+        told = {"REDSTREAMD_REDIS_TOPOLOGY": "sentinel", "REDIS_NODES": nodes}
+        told["REDSTREAMD_REDIS_SENTINEL_PRIMARY"] = NAME
         if self.password is not None:
             told["REDIS_PASSWORD"] = self.password
         if self.sentinel_password is not None:
-            told["REDIS_SENTINEL_PASSWORD"] = self.sentinel_password
+            told["REDSTREAMD_REDIS_SENTINEL_PASSWORD"] = self.sentinel_password
         if self.authority is not None:
             told |= {"REDSTREAMD_REDIS_TLS": "true", "REDSTREAMD_REDIS_CA_FILE": self.authority.certificate}
         return told
