@@ -32,6 +32,7 @@ BESIDE = {
     *("redisio/target.py", "redisio/reauth.py", "redisio/write_availability.py"),
     *("redisio/client.py", "redisio/delivery.py"),
     *("redisio/topology.py", "redisio/sentinel.py", "redisio/cluster.py"),
+    *("redisio/cluster_views.py", "redisio/cluster_events.py"),
 }
 
 

@@ -6,12 +6,13 @@ from typing import Final
 
 from redstreamd.errors.remedies import sentences, setting
 from redstreamd.event_log.declaration import declared
+from redstreamd.redisio import cluster_events as cluster
 from redstreamd.redisio import reauth
 from redstreamd.redisio import server_health as redis
 from redstreamd.redisio.redis_errors import ROLE_NAMES, Problem, ProblemKind, role_names
 from redstreamd.service.log_record import Severity
 
-Event = redis.HealthEvent | reauth.LoginEvent
+Event = redis.HealthEvent | reauth.LoginEvent | cluster.ClusterEvent
 
 _DOCTOR: Final = "`redstreamd doctor` checks each step on the way to Redis."
 _NONE: Final = "None."
@@ -153,6 +154,49 @@ def redis_login_not_renewed(event: reauth.RenewalFailed) -> str:
     return f"cannot renew the login at {event.label}: " + sentences(
         event.cause, "Connections go on with the old one for as long as Redis lets them"
     )
+
+
+@declared(
+    cluster.ClusterKnown,
+    "453179b8059087aaddc25b623725b2dd",
+    Severity.INFO,
+    cause="The nodes of the Redis cluster have told which of them serves which slot, and all slots are "
+    "served: for the first time, or again.",
+    remedy=_NONE,
+)
+def redis_cluster_serves(event: cluster.ClusterKnown) -> str:
+    again = f" again, after {event.down_seconds:.1f} s" if event.down_seconds else ""
+    return f"the Redis cluster serves all slots{again}; its primaries are {', '.join(event.primaries)}"
+
+
+@declared(
+    cluster.ClusterChanged,
+    "05a7b1f8f966706f8c66f981fc240f91",
+    Severity.INFO,
+    cause="Slots of the Redis cluster have other primaries than before: a replica has taken the place of its "
+    "primary, or slots were moved. Calls and waits follow by themselves.",
+    remedy="None, if that was intended. Else the logs of the nodes say why a replica was promoted.",
+)
+def redis_cluster_changed(event: cluster.ClusterChanged) -> str:
+    changes = [f"{event.slots} slots of the Redis cluster have moved"]
+    if event.joined:
+        changes.append(f"{', '.join(event.joined)} serves slots now")
+    if event.left:
+        changes.append(f"{', '.join(event.left)} serves none any more")
+    return "; ".join(changes)
+
+
+@declared(
+    cluster.ClusterDegraded,
+    "9c349a620c06b9f30326f5363db89ece",
+    Severity.WARNING,
+    cause="The Redis cluster does not serve every key: no node tells which of them serves what, nobody "
+    "serves some slots, or the nodes say that they serve nothing. Calls for these keys are answered with "
+    "CONNECTION_ERROR; others go on.",
+    remedy=f"Do what the record says. {_DOCTOR} The daemon finds out by itself when all slots are served.",
+)
+def redis_cluster_degraded(event: cluster.ClusterDegraded) -> str:
+    return _told(event.problem)
 
 
 def _role(event: redis.RoleEvent | reauth.LoginRenewed) -> str:

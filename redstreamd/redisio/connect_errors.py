@@ -37,6 +37,9 @@ STILL_CONNECTING: Final = Problem(ProblemKind.UNREACHABLE, "there was no connect
 TARGET_CHANGED: Final = Problem(
     ProblemKind.UNREACHABLE, "the settings name another server or login since they were reloaded", _WAIT
 )
+SERVES_NOTHING: Final = Problem(
+    ProblemKind.UNREACHABLE, "the node serves no slots of the cluster any more", _WAIT
+)
 CLOSED_BY_SERVER: Final = Problem(ProblemKind.UNREACHABLE, "the server closed the connection", _WAIT)
 
 _OWN_FILES: Final = ("redis.certificate_file", "redis.key_file")

@@ -17,22 +17,23 @@ from redis.exceptions import RedisError
 
 from redstreamd.errors.defects import report_defect
 from redstreamd.redisio import Arg, Role
+from redstreamd.redisio.cluster_events import ClusterEvent
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import bus_error
 from redstreamd.redisio.lost_replies import Redirection, send_with_retries
 from redstreamd.redisio.missing_permissions import named
 from redstreamd.redisio.reauth import LoginEvent, Reauthentication
 from redstreamd.redisio.reconnecting import ReconnectingConnection, reconnect_backoff
-from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
+from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ServerReplied
 from redstreamd.redisio.script import Script
 from redstreamd.redisio.server_health import HealthEvent, RedisStatus, ServerHealth
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.traffic import Traffic
 from redstreamd.redisio.write_confirmation import WaitBatch
 
-__all__ = ["Node", "NodeHooks", "RedisEvent", "RedisStatus", "Role"]
+__all__ = ["Node", "NodeHooks", "RedisEvent", "RedisStatus", "Role", "report"]
 
-RedisEvent = HealthEvent | LoginEvent
+RedisEvent = HealthEvent | LoginEvent | ClusterEvent
 
 
 def _no_push(_node: Node, _message: list[Any]) -> None: ...
@@ -42,6 +43,14 @@ def _no_call(_node: Node) -> None: ...
 
 
 def _no_event(_event: RedisEvent) -> None: ...
+
+
+def report(on_event: Callable[[RedisEvent], None], event: RedisEvent) -> None:
+    """Tell of an event; never raises."""
+    try:
+        on_event(event)
+    except Exception as exc:  # noqa: BLE001 - a record that cannot be written must not cost the connection
+        report_defect("the hook for Redis events failed", exc)
 
 
 @attrs.define
@@ -158,18 +167,28 @@ class Node:
         return self._health.status({role: each.status() for role, each in self.roles.items()})
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the roles that are wanted connected until cancelled.
+        """Keep the roles that are wanted connected until cancelled, or until it is retired.
 
         ``task_status.started()`` is called at once: that Redis is down is a state, not a failure.
         """
         async with trio.open_nursery() as nursery:
-            for each in self.roles.values():
-                await nursery.start(each.run)
             await nursery.start(self._reauthentication.run)
             await nursery.start(self._health.run)
-            # From the start, so that status and records tell about Redis before the first command.
-            self.roles[Role.COMMAND].want()
-            task_status.started()
+            async with trio.open_nursery() as connections:
+                for each in self.roles.values():
+                    await connections.start(each.run)
+                # From the start, so that status and records tell about Redis before the first command.
+                self.roles[Role.COMMAND].want()
+                task_status.started()
+            nursery.cancel_scope.cancel()
+
+    def retire(self, problem: Problem) -> None:
+        """Have `run` return, because of `problem`, once what is in flight is answered, or after a second.
+
+        It takes no more commands; those that wait for a connection fail at once.
+        """
+        for each in self.roles.values():
+            each.retire(problem)
 
     async def wait_connected(self, role: Role = Role.COMMAND) -> None:
         """Return once `role` is connected, opening it if need be; waits as long as that takes."""
@@ -291,7 +310,4 @@ class Node:
             report_defect("the hook for a new watch connection failed", exc)
 
     def _tell(self, event: RedisEvent) -> None:
-        try:
-            self._on_event(event)
-        except Exception as exc:  # noqa: BLE001 - a record that cannot be written must not cost the connection
-            report_defect("the hook for Redis events failed", exc)
+        report(self._on_event, event)

@@ -127,6 +127,8 @@ class ReconnectingConnection:
         self._problem: Problem | None = None
         self._failed_attempts = 0
         self._stopped = False
+        # Why there will be no other connection; None while there may be.
+        self._retired: Problem | None = None
         # When a connection became wanted, was made or was lost last.
         self._since = math.inf
         # The address of the server of the connection.
@@ -211,7 +213,7 @@ class ReconnectingConnection:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Stay connected until cancelled; there is no last attempt. May be run again after that.
 
-        ``task_status.started()`` is called at once.
+        ``task_status.started()`` is called at once. Returns once it is retired and the connection is over.
         """
         if self._stopped:
             self._stopped = False
@@ -220,7 +222,7 @@ class ReconnectingConnection:
         try:
             task_status.started()
             await self._wanted.wait()
-            while True:
+            while self._retired is None:
                 with trio.CancelScope() as self._attempt:
                     self._label = self._target.label
                     self._is_moving = False
@@ -233,7 +235,7 @@ class ReconnectingConnection:
         finally:
             self._connection, self.pipeline = None, _NO_PIPELINE
             self._stopped = True
-            self._problem = connect_errors.SHUTTING_DOWN
+            self._problem = connect_errors.SHUTTING_DOWN if self._retired is None else self._retired
             self._waiters.unpark_all()
 
     def retarget(self, target: Target) -> None:
@@ -247,11 +249,25 @@ class ReconnectingConnection:
         self._problem = None
         self._failed_attempts = 0
         self._since = trio.current_time()
+        self._let_go(connect_errors.TARGET_CHANGED)
+
+    def retire(self, problem: Problem) -> None:
+        """Make no other connection, because of `problem`; requests in flight may be answered for a second.
+
+        Commands that wait for one fail at once.
+        """
+        self._retired = self._problem = problem
+        self._stopped = True
+        self._wanted.set()
+        self._let_go(problem)
+
+    def _let_go(self, problem: Problem) -> None:
+        """Use the connection, or the attempt to make one, no more."""
         connection = self.connection
         self._connection, self.pipeline = None, _NO_PIPELINE
         if connection is not None:
             self._is_moving = True
-            connection.retire(connect_errors.TARGET_CHANGED, _RETIRE_SECONDS)
+            connection.retire(problem, _RETIRE_SECONDS)
         elif not self._is_moving:
             self._attempt.cancel()
         # What they wait for, and how long, may be another.

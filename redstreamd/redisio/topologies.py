@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from redstreamd.redisio.cluster import Cluster
 from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Deployment, TopologyKind
 from redstreamd.redisio.topology import Topology
 
 _KINDS: Final[dict[TopologyKind, type[Topology]]] = {
     TopologyKind.STANDALONE: Standalone,
+    TopologyKind.CLUSTER: Cluster,
 }
 
 

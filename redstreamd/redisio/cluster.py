@@ -1,0 +1,457 @@
+"""The topology of a Redis Cluster: keys have slots, and each slot has a primary.
+
+Owns which nodes there are, and which of them a command goes to. What nodes tell is read in ``slot_map`` and
+asked for in ``cluster_views``; sending again is done in ``lost_replies``.
+
+Behaviour:
+- The map of slots is asked of the nodes themselves: when it is not known, when a node redirects (MOVED), when
+  a connection is lost, when the nodes do not agree, and when the epoch or the state of the cluster changes,
+  which one node is asked for twice a second. So it changes also when nobody sends commands and some wait.
+  Any number of reasons share one asking.
+- What MOVED says holds at once, until the map is asked again.
+- A node gets its connections when it is known to serve slots, and loses them when it does not any more; what
+  it still owes an answer to it may answer.
+- A node that announces an address at which it does not answer is used at the one where it was asked.
+
+Prior art: lettuce's adaptive refresh, redis-rs's and rueidis's cluster clients. Theirs notice a change when a
+command meets it.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, Final
+
+import attrs
+import trio
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError
+
+from redstreamd.redisio import Role, connect_errors
+from redstreamd.redisio.cluster_events import ClusterChanged, ClusterDegraded, ClusterEvent, ClusterKnown
+from redstreamd.redisio.cluster_views import Source, ask_all, ask_one, ask_state
+from redstreamd.redisio.lost_replies import Redirection
+from redstreamd.redisio.node import Node, report
+from redstreamd.redisio.reconnecting import reconnect_backoff, reconnect_pause
+from redstreamd.redisio.redis_errors import Problem, ProblemKind, RedisUnavailable
+from redstreamd.redisio.slot_map import SLOTS, Address, SlotMap, View, address_of, agreed, slot_of
+from redstreamd.redisio.target import Deployment, Target, TopologyKind
+from redstreamd.redisio.topology import Topology
+
+#: Seconds between two questions whether the cluster has changed. One costs a node and this process some
+#: 10 and 100 µs.
+_LOOK_SECONDS: Final = 0.5
+#: Seconds from one asking for the map to the next, however many nodes redirect: while slots move, each does.
+_PAUSE_SECONDS: Final = 0.1
+#: Seconds after which nodes that still disagree are a problem; news takes that long at most.
+_DISPUTE_SECONDS: Final = 10.0
+#: Seconds without a change after which slots that moved are reported; a resharding moves thousands.
+_SETTLED_SECONDS: Final = 5.0
+#: Nodes to ask, if more than these serve slots.
+_ASKED: Final = 8
+#: Nodes that only redirections name.
+_MAX_STRANGERS: Final = 16
+
+#: Reasons reported until the cluster serves every key again.
+_MAX_REASONS: Final = 8
+
+_UNSERVED: Final = (
+    "Start the nodes that served them, or have others serve them: `redis-cli --cluster check` shows and "
+    "`redis-cli --cluster fix` mends it."
+)
+_MOVES: Final = "Nothing needs to be changed, if it ends within a minute; redstreamd keeps asking."
+
+
+class Cluster(Topology):
+    """A Redis Cluster; databases other than 0 do not exist there."""
+
+    kind = TopologyKind.CLUSTER
+
+    def __init__(self, deployment: Deployment, **options: Any) -> None:
+        """As `Topology`; nothing is known before `run`."""
+        super().__init__(deployment, **options)
+        self._map: SlotMap | None = None
+        # Invariant: as long as _map is known, who serves each slot, by that map and by redirections since.
+        self._table: list[Node | None] = [None] * SLOTS
+        # All that run, by the address that they announce.
+        self._nodes: dict[Address, Node] = {}
+        # Those that serve slots by the map, in a stable order.
+        self._primaries: tuple[Node, ...] = ()
+        # Announced address -> where the node answers instead; and those of which that was found out.
+        self._aliases: dict[Address, Address] = {}
+        self._checked: set[Address] = set()
+        self._nursery: trio.Nursery | None = None
+        self._was_run = False
+        self._stale = trio.Event()
+        self._pause = trio.CancelScope()
+        self._waiters = trio.lowlevel.ParkingLot()
+        self._looked_at = 0
+        # Why it does not serve every key, since when, and what of it was reported.
+        self._problem: Problem | None = None
+        self._since = math.inf
+        self._told: set[str] = set()
+        self._was_known = False
+        self._disputed_since = math.inf
+        # What has changed since that was reported.
+        self._moved = 0
+        self._moved_at = -math.inf
+
+    # As Routes
+
+    def node_for(self, key: str | bytes | None) -> Node | None:
+        """Return the primary of the key's slot; for None, any that is connected."""
+        if key is not None:
+            return self._table[slot_of(key)]
+        for node in self._primaries:
+            if node.roles[Role.COMMAND].connection is not None:
+                return node
+        return self._primaries[0] if self._primaries else None
+
+    async def wait_node(self, key: str | bytes | None, deadline: float) -> Node:
+        """As `node_for`; waits while no asking has failed, and for the grace time after one has.
+
+        Raises:
+            RedisUnavailable: No node tells, or nobody serves the slot.
+        """
+        while (node := self.node_for(key)) is None:
+            problem, wait_until = self._missing(key), deadline
+            if self._nursery is None and self._was_run:
+                problem, wait_until = connect_errors.SHUTTING_DOWN, -math.inf
+            elif problem is not None:
+                is_final = problem.kind is ProblemKind.SETTINGS
+                wait_until = -math.inf if is_final else min(deadline, self._since + self._connect_grace)
+            if trio.current_time() >= wait_until:
+                known = problem or connect_errors.STILL_CONNECTING
+                raise RedisUnavailable(
+                    "The Redis cluster is not available", cause=known.cause, next_step=known.next_step
+                )
+            with trio.CancelScope(deadline=wait_until):
+                await self._waiters.park()
+        return node
+
+    def _missing(self, key: str | bytes | None) -> Problem | None:
+        """Return why there is no node for a key; None if that is not known yet."""
+        if self._map is None or key is None:
+            return self._problem
+        return Problem(
+            ProblemKind.NOT_SERVING, f"no node of the cluster serves slot {slot_of(key)}", _UNSERVED
+        )
+
+    def follow(self, node: Node, _key: str | bytes | None, error: RedisError) -> Redirection | None:
+        """Follow MOVED and ASK, and take note of what they say about the map."""
+        if isinstance(error, ClusterDownError):
+            self._ask_soon()
+            return None
+        if not isinstance(error, AskError) or self._nursery is None:
+            return None
+        slot = error.slot_id
+        try:
+            address = address_of(error.host, error.port, host=node.target.host)
+        except ValueError:
+            return None
+        if not 0 <= slot < SLOTS:
+            return None
+        moved = isinstance(error, MovedError)
+        if moved:
+            self._ask_soon()
+        if address not in self._nodes and len(self._nodes) >= len(self._primaries) + _MAX_STRANGERS:
+            return None
+        there = self._node_at(address)
+        if moved and self._map is not None and self._table[slot] is not there:
+            self._table[slot] = there
+            self._moved += 1
+            self._moved_at = trio.current_time()
+            self.on_moved()
+        return Redirection(there, asking=not moved)
+
+    def connection_lost(self, _node: Node) -> None:
+        """Ask for the map: a replica may serve the node's slots by now."""
+        self._ask_soon()
+
+    # All nodes
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the primaries that serve slots."""
+        return self._primaries
+
+    async def wait_connected(self, role: Role = Role.COMMAND) -> None:
+        """Return once `role` is connected on every primary, however long that takes."""
+        while not self._primaries:
+            await self._waiters.park()
+        await super().wait_connected(role)
+
+    def retarget(self, deployment: Deployment, *, command_timeout: float) -> None:
+        """Use another cluster or login from now on; see `Node.retarget`.
+
+        Commands wait until the nodes that the settings name have told who serves what.
+        """
+        self._deployment = deployment
+        self._command_timeout = command_timeout
+        self._forget()
+        for address, node in self._nodes.items():
+            node.retarget(self._target_of(address), command_timeout=command_timeout)
+        self._ask_soon()
+        self._pause.cancel()
+        self._waiters.unpark_all()
+
+    def _forget(self) -> None:
+        self._map = None
+        self._table = [None] * SLOTS
+        self._primaries = ()
+        self._aliases.clear()
+        self._checked.clear()
+        self._told.clear()
+        self._problem, self._was_known = None, False
+        self._since, self._disputed_since = trio.current_time(), math.inf
+        self._moved = 0
+
+    @property
+    def label(self) -> str:
+        """The addresses of the primaries, or of the nodes that the settings name."""
+        known = [node.label for node in self._primaries]
+        return ", ".join(known or [self._target_of(node).label for node in self._deployment.nodes])
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return why the cluster as a whole does not serve every key."""
+        seconds = trio.current_time() - self._since
+        found = [] if self._problem is None else [attrs.evolve(self._problem, seconds=seconds)]
+        disputed = trio.current_time() - self._disputed_since
+        if disputed >= _DISPUTE_SECONDS:
+            found.append(
+                Problem(
+                    ProblemKind.NOT_SERVING,
+                    "the nodes of the cluster do not agree on which of them serves which slot",
+                    "Look at `redis-cli --cluster check`: a resharding was left half done, or nodes cannot "
+                    "reach each other.",
+                    seconds=disputed,
+                )
+            )
+        return tuple(found)
+
+    # Nodes
+
+    def _target_of(self, address: Address) -> Target:
+        """Return where the node is that announces an address."""
+        if (found := self._aliases.get(address)) is None:
+            return self._deployment.target_at(*address)
+        return attrs.evolve(self._deployment.target, host=found[0], port=found[1], path=None)
+
+    def _node_at(self, address: Address) -> Node:
+        """Return the node that announces an address, connecting to it if it is new."""
+        node = self._nodes.get(address)
+        if node is None:
+            node = self._nodes[address] = self._new_node(self._target_of(address))
+            if self._nursery is not None:
+                self._nursery.start_soon(node.run)
+        return node
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the map and the nodes' connections until cancelled; may be run again after that.
+
+        ``task_status.started()`` is called at once.
+        """
+        self._was_run = True
+        self._forget()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await self._keep_map()
+        finally:
+            self._nursery = None
+            self._nodes.clear()
+            self._waiters.unpark_all()
+
+    # The map
+
+    def _ask_soon(self) -> None:
+        self._stale.set()
+
+    async def _keep_map(self) -> None:
+        failures = 0
+        backoff = self._backoff or reconnect_backoff()
+        while True:
+            self._stale = trio.Event()
+            problem = await self._ask()
+            with trio.CancelScope() as self._pause:
+                if problem is None:
+                    failures = 0
+                    await trio.sleep(_PAUSE_SECONDS)
+                    await self._wait_stale()
+                else:
+                    await trio.sleep(reconnect_pause(backoff, problem, failures))
+                    failures += 1
+
+    async def _wait_stale(self) -> None:
+        """Return once the map is to be asked for again."""
+        while not self._stale.is_set():
+            with trio.move_on_after(_LOOK_SECONDS):
+                await self._stale.wait()
+                return
+            self._tell_moved()
+            if not await self._is_current():
+                return
+
+    async def _is_current(self) -> bool:
+        """Return whether nothing speaks against the map, asking one of the primaries, each in turn."""
+        known = self._map
+        if known is None or known.is_disputed or not known.is_ok or None in known.owners:
+            return False
+        connections = [node.roles[Role.COMMAND].connection for node in self._primaries]
+        self._looked_at = (self._looked_at + 1) % max(1, len(connections))
+        if not connections or None in connections or (asked := connections[self._looked_at]) is None:
+            return False
+        told = await ask_state(asked)
+        return told is not None and told[0] and told[1] <= known.epoch
+
+    async def _ask(self) -> Problem | None:
+        """Ask nodes for the map, and use what they tell; return why that is not possible."""
+        known = self._map
+        connected = [
+            Source(node.target, connection)
+            for node in self._nodes.values()
+            if known is not None and (connection := node.roles[Role.COMMAND].connection) is not None
+        ]
+        sources = connected[-_ASKED:]
+        if len(connected) < max(1, len(self._primaries)):
+            # Some do not answer, so others may take their place.
+            self._doubt_aliases()
+            reached = {source.reached for source in sources}
+            addresses = [*self._deployment.nodes, *(known.addresses.values() if known is not None else ())]
+            others = {(each.host, each.port): each for each in map(self._target_of, addresses)}
+            sources += [Source(target) for place, target in others.items() if place not in reached]
+        deployment = self._deployment
+        answers = await ask_all(sources)
+        found = agreed(answers.views) if answers.views else None
+        if found is not None:
+            await self._check_addresses(found, answers.views)
+        if deployment is not self._deployment:
+            return None  # the settings name another cluster meanwhile
+        if found is None:
+            return self._unknown(answers.problems)
+        self._use(found)
+        return None
+
+    def _doubt_aliases(self) -> None:
+        """Find out again where nodes answer that are not connected."""
+        connected = {
+            address
+            for address, node in self._nodes.items()
+            if node.roles[Role.COMMAND].connection is not None
+        }
+        self._checked &= connected
+        self._aliases = {each: place for each, place in self._aliases.items() if each in connected}
+
+    async def _check_addresses(self, found: SlotMap, views: list[View]) -> None:
+        """Find out whether nodes that were asked elsewhere than they announce answer where they announce."""
+
+        async def check(id_: str, announced: Address, reached: Address) -> None:
+            told = None
+            with trio.move_on_after(self._connect_grace):
+                told = await ask_one(Source(self._deployment.target_at(*announced)))
+            if not isinstance(told, View) or told.id != id_:
+                self._aliases[announced] = reached
+            self._checked.add(announced)
+
+        async with trio.open_nursery() as nursery:
+            for view in views:
+                announced = found.addresses.get(view.id)
+                if announced is None or announced in self._checked:
+                    continue
+                target = self._deployment.target_at(*announced)
+                if (target.host, target.port) != view.reached:
+                    nursery.start_soon(check, view.id, announced, view.reached)
+
+    def _use(self, found: SlotMap) -> None:
+        """Send commands by this map from now on."""
+        first = self._map is None
+        before, known = self._table, set(self._primaries)
+        nodes = {id_: self._node_at(address) for id_, address in found.primaries.items()}
+        for address in found.primaries.values():
+            node, target = self._nodes[address], self._target_of(address)
+            if node.target != target:
+                node.retarget(target, command_timeout=self._command_timeout)
+        table: list[Node | None] = []
+        for start, end, owner in found.runs:
+            table += [None if owner is None else nodes[owner]] * (end - start + 1)
+        self._map, self._table = found, table
+        self._primaries = tuple(dict.fromkeys(nodes.values()))
+        serving = set(self._primaries)
+        for address, node in list(self._nodes.items()):
+            if node not in serving:
+                del self._nodes[address]
+                node.retire(connect_errors.SERVES_NOTHING)
+        self._disputed_since = (
+            min(self._disputed_since, trio.current_time()) if found.is_disputed else math.inf
+        )
+        moved = sum(map(operator.is_not, before, table))
+        if not first:
+            self._moved += moved
+            if moved:
+                self._moved_at = trio.current_time()
+            if known != serving:
+                self._tell_moved(known, serving)
+        self._judge(self._shortcoming(found))
+        self._waiters.unpark_all()
+        if moved:
+            self.on_moved()
+
+    def _shortcoming(self, found: SlotMap) -> Problem | None:
+        """Return why the cluster does not serve every key."""
+        if unserved := found.unserved:
+            return Problem(
+                ProblemKind.NOT_SERVING, f"no node of the cluster serves the slots {unserved}", _UNSERVED
+            )
+        if not found.is_ok:
+            return Problem(
+                ProblemKind.NOT_SERVING,
+                "the nodes say that the cluster does not serve commands (cluster_state:fail)",
+                f"Most often a primary was lost, and its replica takes its place. {_MOVES}",
+            )
+        return None
+
+    def _unknown(self, problems: dict[str, Problem]) -> Problem:
+        """Take note that no node tells the map, and return why."""
+        kinds = {problem.kind for problem in problems.values()}
+        causes = dict.fromkeys(f"{label}: {problem.cause}" for label, problem in problems.items())
+        steps = dict.fromkeys(problem.next_step for problem in problems.values())
+        problem = Problem(
+            kinds.pop() if len(kinds) == 1 else ProblemKind.UNREACHABLE,
+            f"no node of the Redis cluster tells who serves which key ({'; '.join(causes)})",
+            next(iter(steps), _MOVES),
+        )
+        self._judge(problem)
+        self._waiters.unpark_all()
+        return problem
+
+    # What is told
+
+    def _judge(self, problem: Problem | None) -> None:
+        """Take note of why the cluster does not serve every key, or that it does; report what is new."""
+        now = trio.current_time()
+        if problem is not None:
+            if self._problem is None:
+                self._since = now
+            if problem.cause not in self._told and len(self._told) < _MAX_REASONS:
+                self._told.add(problem.cause)
+                self._tell(ClusterDegraded(problem))
+        elif self._problem is not None or not self._was_known:
+            down = now - self._since if self._problem is not None else 0.0
+            self._told.clear()
+            self._was_known = True
+            self._tell(ClusterKnown(tuple(node.label for node in self._primaries), down))
+        self._problem = problem
+
+    def _tell_moved(self, before: set[Node] | None = None, after: set[Node] | None = None) -> None:
+        """Report how many slots have moved: at once with nodes that came or went, else once it is over."""
+        settled = trio.current_time() >= self._moved_at + _SETTLED_SECONDS
+        if not self._moved or (before is None and not settled):
+            return
+        joined, left = (
+            tuple(sorted(node.label for node in nodes))
+            for nodes in ((after or set()) - (before or set()), (before or set()) - (after or set()))
+        )
+        self._tell(ClusterChanged(self._moved, joined, left))
+        self._moved = 0
+
+    def _tell(self, event: ClusterEvent) -> None:
+        report(self._on_event, event)
