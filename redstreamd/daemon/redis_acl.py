@@ -50,6 +50,23 @@ _COMMANDS: Final[dict[Permission, frozenset[str]]] = {
         | {"ZMSCORE", "ZRANGEBYLEX", "ZREM", "ZREMRANGEBYLEX"}
     ),
 }
+#: What the topology needs besides, at every server.
+_OF_TOPOLOGY: Final[dict[str, frozenset[str]]] = {
+    "standalone": frozenset(),
+    "sentinel": frozenset({"ROLE"}),
+    "cluster": frozenset({"ASKING", "CLUSTER INFO", "CLUSTER MYID", "CLUSTER SLOTS"}),
+}
+#: What sentinels are asked. A user without the channel learns of a failover a little later.
+_AT_SENTINELS: Final = frozenset(
+    {"PING", "SENTINEL GET-MASTER-ADDR-BY-NAME", "SENTINEL MASTER", "SENTINEL MYID", "SENTINEL SENTINELS"}
+    | {"SUBSCRIBE"}
+)
+#: Servers do not tell each other their users.
+_WHERE: Final[dict[str, tuple[str, ...]]] = {
+    "standalone": (),
+    "sentinel": ("# At the primary and at each replica, which keep their users apart.",),
+    "cluster": ("# At every node of the cluster, replicas included, which keep their users apart.",),
+}
 #: Commands that the oldest served version of Redis does not have, and refuses to hear of.
 _LATER: Final = {"WAITAOF": "7.2"}
 
@@ -68,10 +85,12 @@ def redis_acl(settings: Settings, user: str) -> list[str]:
         patterns = {stream for rule in rules if wanted & set(rule.permissions) for stream in rule.streams}
     else:
         patterns = {"*"}
-    commands = _ALWAYS.union(*(_COMMANDS[permission] for permission in wanted))
+    topology = settings.redis.topology
+    commands = _ALWAYS.union(_OF_TOPOLOGY[topology], *(_COMMANDS[permission] for permission in wanted))
     keys = [key for pattern in sorted(patterns) for key in _keys(pattern)]
     parts = ["resetkeys", "resetchannels", "-@all", *_unique(keys), *_grants(commands - _LATER.keys())]
-    lines = [
+    lines = [*_WHERE[topology]]
+    lines += [
         f"# For {', '.join(sorted(wanted)) or 'nothing'}. The user's password:",
         f"#   ACL SETUSER {user} on '>...'",
         f"ACL SETUSER {user} {' '.join(parts)}",
@@ -84,7 +103,17 @@ def redis_acl(settings: Settings, user: str) -> list[str]:
     for command, version in _LATER.items():
         if command in commands:
             lines += [f"# From {version} on:", f"ACL SETUSER {user} {_grants([command])[0]}"]
+    if topology == "sentinel":
+        lines += _at_sentinels(settings.redis.sentinel_username or user)
     return lines
+
+
+def _at_sentinels(user: str) -> list[str]:
+    grants = " ".join(_grants(_AT_SENTINELS))
+    return [
+        "# At each sentinel that asks for a login (redis.sentinel_username), and not at the servers:",
+        f"#   ACL SETUSER {user} resetkeys resetchannels -@all &+switch-master {grants}",
+    ]
 
 
 def _keys(pattern: str) -> list[str]:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable
+from typing import Any
 
+import hiredis
 import pytest
 
-from redstreamd.daemon.redis_acl import _ALWAYS, _COMMANDS, redis_acl
+from redstreamd.daemon.redis_acl import _ALWAYS, _AT_SENTINELS, _COMMANDS, _OF_TOPOLOGY, redis_acl
 from redstreamd.errors import Code
 from redstreamd.policy import Permission, Rule
 from redstreamd.redisio.target import Target
-from redstreamd.settings import PolicySettings, Settings, ToolsSettings
+from redstreamd.settings import PolicySettings, RedisSettings, Settings, ToolsSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.catalog import REGISTRY
 from tests.faults.calling import bus_at
 from tests.faults.test_narrow_redis import scripts
 from tests.support.buses import running_bus
 from tests.support.calls import ME, answer
+from tests.support.sentinels import NAME, running_sentinels
 from tests.support.servers import Server
 from tests.tools.test_annotations import CASES, made
 
@@ -112,6 +115,38 @@ def _commands(server: Server) -> Iterable[tuple[str, int]]:
             yield name.decode(), arity
         for sub in subcommands:
             yield sub[0].decode().replace("|", " "), sub[1]
+
+
+@pytest.mark.parametrize("topology", ["sentinel", "cluster"])
+def test_the_user_of_a_topology_may_ask_what_the_topology_needs(server: Server, topology: Any) -> None:
+    make_user(server, Settings(redis=RedisSettings(topology=topology)))
+    for command in _OF_TOPOLOGY[topology]:
+        assert server.command("ACL", "DRYRUN", "fenced", *command.split()) == b"OK", command
+    make_user(server, Settings())
+    for command in _OF_TOPOLOGY[topology]:
+        assert server.command("ACL", "DRYRUN", "fenced", *command.split()) != b"OK", command
+    server.command("ACL", "DELUSER", "fenced")
+
+
+@pytest.mark.limit(60)
+def test_the_user_at_a_sentinel_may_ask_for_the_primary_and_nothing_else() -> None:
+    redis = RedisSettings(topology="sentinel", sentinel_username="watcher")
+    (line,) = [line for line in redis_acl(Settings(redis=redis), "bus") if "SETUSER watcher" in line]
+    with running_sentinels(replicas=1, sentinels=1, down_after_ms=60_000) as sentinels:
+        (sentinel,) = sentinels.sentinels
+        assert sentinel.command("ACL", "SETUSER", "watcher", "reset", "on", ">secret") == b"OK"
+        assert sentinel.command(*line.removeprefix("#").split()) == b"OK"
+        asked = [command.split() for command in sorted(_AT_SENTINELS)]
+        named = ("MASTER", "GET-MASTER-ADDR-BY-NAME", "SENTINELS")
+        questions = [[*words, NAME] if words[-1] in named else words for words in asked]
+        questions[questions.index(["SUBSCRIBE"])] = ["SUBSCRIBE", "+switch-master"]
+        login = ("HELLO", "3", "AUTH", "watcher", "secret", "SETNAME", "redstreamd:sentinel")
+        for question in questions:
+            _, reply = sentinel.commands(login, question)
+            assert not isinstance(reply, hiredis.ReplyError), (question, reply)
+        for refused in (["SENTINEL", "FAILOVER", NAME], ["SUBSCRIBE", "+sdown"], ["INFO"]):
+            _, reply = sentinel.commands(login, refused)
+            assert "NOPERM" in str(reply), (refused, reply)
 
 
 def test_the_commands_are_those_of_the_scripts() -> None:
