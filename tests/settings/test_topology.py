@@ -286,3 +286,23 @@ def test_each_setting_of_sentinels_says_so_in_its_name():
     names = [key for key in DEFINITIONS if "sentinel" in key]
     assert names
     assert all(key.startswith("redis.sentinel_") for key in names)
+
+
+@pytest.mark.parametrize("topology", ["sentinel", "cluster"])
+def test_the_examples_in_contrib_are_valid(load_from, topology):
+    file = Path(__file__).parents[2] / "contrib" / "topologies" / f"{topology}.toml"
+    loaded = load_from(file.read_text("utf-8"))
+    assert loaded.settings.redis.topology == topology
+    given = {key for key, source in loaded.sources.items() if str(source).startswith("file ")}
+    assert {"redis.nodes", "redis.node_addresses", "redis.username", "redis.tls"} <= given
+    assert not [*topology_hints(loaded.settings.redis)]
+
+
+def test_a_hint_is_printed_by_check_config_beside_the_settings(capsys, tmp_path, monkeypatch):
+    from redstreamd.cli import main
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["check-config", "--set", "redis.port=26379"]) == 0
+    printed = capsys.readouterr()
+    assert "usual port of a sentinel" in printed.err
+    assert "redis.port = 26379" in printed.out
