@@ -58,8 +58,8 @@ def choose_topology(merged: Values, precedence: Precedence) -> Values:
     given = merged.get(TOPOLOGY)
     topology = "standalone" if given is None else given.value
     if topology == "standalone":
-        hint = 'only with redis.topology = "sentinel" or "cluster"'
-        merged = _without(merged, (NODES, NODE_ADDRESSES), TOPOLOGY, precedence, f"{hint}, which is not set")
+        hint = 'only with redis.topology = "sentinel" or "cluster", and it is "standalone"'
+        merged = _without(merged, (NODES, NODE_ADDRESSES), TOPOLOGY, precedence, hint)
         return _without(merged, SENTINEL, TOPOLOGY, precedence, 'only with redis.topology = "sentinel"')
     if topology not in ("sentinel", "cluster"):
         return merged  # it is refused as a value

@@ -6,18 +6,23 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Iterator
 
 import attrs
 import pytest
 
 from redstreamd.redisio.configured_target import deployment_for
 from redstreamd.redisio.connect_errors import not_connected, tls_problem
+from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.credentials import CredentialsError, PasswordFile
 from redstreamd.redisio.error_replies import reply_error
 from redstreamd.redisio.login import refused
+from redstreamd.redisio.redis_errors import ProblemKind
 from redstreamd.redisio.target import Deployment, Target, TopologyKind
 from redstreamd.redisio.tls import Tls
 from redstreamd.settings import load
+from tests.redisio.running import failure_of, over_tcp, running_connection
+from tests.support.sentinels import Sentinels, running_sentinels
 
 ENVIRON = {"CREDENTIALS_DIRECTORY": "/run/credentials/r"}
 
@@ -128,3 +133,51 @@ def test_what_is_to_be_changed_about_tls_is_a_setting_that_applies(kind: str) ->
     assert problem is not None
     assert f"{prefix}server_name" in problem.next_step
     assert address in problem.next_step
+
+
+@pytest.fixture(scope="module", params=["redis", "valkey"])
+def guarded(request: pytest.FixtureRequest) -> Iterator[Sentinels]:
+    """Servers and a sentinel, each kind with a password of its own."""
+    with running_sentinels(
+        replicas=1,
+        sentinels=1,
+        kind=request.param,
+        down_after_ms=60_000,
+        password="of-servers",
+        sentinel_password="of-sentinels",
+    ) as sentinels:
+        yield sentinels
+
+
+async def test_a_sentinel_in_the_place_of_a_server_and_the_other_way_round_is_recognised(
+    guarded: Sentinels,
+) -> None:
+    (sentinel,) = guarded.sentinels
+    problem = await failure_of(over_tcp(sentinel, password="of-sentinels"))
+    assert (problem.kind, problem.cause) == (
+        ProblemKind.SETTINGS,
+        "this is a sentinel, which keeps no streams",
+    )
+    assert "redis.topology and redis.nodes" in problem.next_step
+    given = guarded.deployment()
+    server = given.sentinel_at("127.0.0.1", guarded.primary().port)
+    problem = await failure_of(attrs.evolve(server, password="of-servers"))
+    assert (problem.kind, problem.cause) == (ProblemKind.SETTINGS, "this is no sentinel")
+    assert "redis.nodes" in problem.next_step
+    for target in (
+        given.sentinel_at("127.0.0.1", sentinel.port),
+        given.target_at("127.0.0.1", guarded.primary().port),
+    ):
+        async with running_connection(Connection(target, role="test")) as ran:
+            assert ran.failure is None
+
+
+async def test_a_login_that_a_sentinel_refuses_names_the_settings_of_sentinels(guarded: Sentinels) -> None:
+    (sentinel,) = guarded.sentinels
+    there = guarded.deployment().sentinel_at("127.0.0.1", sentinel.port)
+    problem = await failure_of(attrs.evolve(there, password=None))
+    assert "REDIS_SENTINEL_PASSWORD" in problem.next_step
+    problem = await failure_of(attrs.evolve(there, password="of-servers"))
+    assert "REDIS_SENTINEL_PASSWORD" in problem.next_step
+    assert "redis.sentinel_username" in problem.next_step
+    assert "redis.username" not in problem.next_step
