@@ -255,6 +255,26 @@ async def test_another_redis_is_used_and_waits_go_on_there(redis: Server) -> Non
             await until(lambda: "name=redstreamd" not in redis.command("CLIENT", "LIST").decode())
 
 
+def test_another_topology_is_named_as_what_needs_a_restart_and_the_server_stays(redis: Server) -> None:
+    with (
+        home() as directory,
+        contextlib.closing(ServiceManager(directory)) as manager,
+    ):
+        file = directory / "redstreamd.toml"
+        file.write_text(f'[redis]\nurl = "unix://{redis.path}"\n')
+        with running_daemon(
+            "absent", "--config", str(file), directory=directory, NOTIFY_SOCKET=manager.path
+        ) as daemon:
+            manager.wait_for(lambda told: "READY=1" in told)
+            run = Reloaded(daemon, file, manager)
+            cluster = '[redis]\ntopology = "cluster"\nnodes = ["127.0.0.1:1"]\n[limits]\nmax_waits = 9\n'
+            report = run.reload(cluster)
+            assert report["changed"] == ["limits.max_waits"]
+            assert set(report["restart"]) == {"redis.topology", "redis.nodes", "redis.url", "redis.path"}
+            health = read_resource(daemon.path, "redstream://health")
+            assert (health["redis"]["address"], health["redis"]["troubles"]) == (redis.path, [])
+
+
 def test_sighups_before_the_daemon_is_ready_are_one_reload_after_it(redis: Server) -> None:
     with (
         home() as directory,
