@@ -37,6 +37,7 @@ FIELDS: Final = {
     "outcome": "OUTCOME",
     "error_code": "ERROR_CODE",
     "label": "REDIS",
+    "sentinel": "SENTINEL",
     "role": "ROLE",
     "roles": "ROLE",
     "child": "CHILD",

@@ -8,11 +8,12 @@ from redstreamd.errors.remedies import sentences, setting
 from redstreamd.event_log.declaration import declared
 from redstreamd.redisio import cluster_events as cluster
 from redstreamd.redisio import reauth
+from redstreamd.redisio import sentinel_events as sentinels
 from redstreamd.redisio import server_health as redis
 from redstreamd.redisio.redis_errors import ROLE_NAMES, Problem, ProblemKind, role_names
 from redstreamd.service.log_record import Severity
 
-Event = redis.HealthEvent | reauth.LoginEvent | cluster.ClusterEvent
+Event = redis.HealthEvent | reauth.LoginEvent | cluster.ClusterEvent | sentinels.SentinelEvent
 
 _DOCTOR: Final = "`redstreamd doctor` checks each step on the way to Redis."
 _NONE: Final = "None."
@@ -197,6 +198,47 @@ def redis_cluster_changed(event: cluster.ClusterChanged) -> str:
 )
 def redis_cluster_degraded(event: cluster.ClusterDegraded) -> str:
     return _told(event.problem)
+
+
+@declared(
+    sentinels.PrimaryNamed,
+    "44fff1057722455aac00bd8fa7b779bc",
+    Severity.NOTICE,
+    cause="The sentinels name the primary that is used from now on: at the start, or because of a failover. "
+    "All connections move to it at once. What the former primary had acknowledged and not replicated may be "
+    "lost; durability=replicated says of each write whether it was replicated.",
+    remedy="None; see the log of the sentinels for why there was a failover.",
+)
+def primary_named(event: sentinels.PrimaryNamed) -> str:
+    instead = f" instead of {event.former}" if event.former else ""
+    return (
+        f"Redis at {event.label} is used{instead}: sentinels name it as the primary {event.primary!r} "
+        f"(configuration epoch {event.epoch}, {event.votes} of them so far)"
+    )
+
+
+@declared(
+    sentinels.SentinelUnusable,
+    "5bc06f11bf094617928be9912ecfc475",
+    Severity.WARNING,
+    cause="A sentinel is of no use: it cannot be reached, refuses the login, does not know the primary, or "
+    "goes on naming another one. The others are asked; without any, the primary known last is used, and a "
+    "failover is not noticed.",
+    remedy="Do what the record says. The daemon asks that sentinel again by itself.",
+)
+def sentinel_unusable(event: sentinels.SentinelUnusable) -> str:
+    return f"the sentinel at {event.sentinel} is of no use: {_told(event.problem)}"
+
+
+@declared(
+    sentinels.SentinelUsable,
+    "b45c9596eb9b42e8b94a6e3f75da0559",
+    Severity.INFO,
+    cause="A sentinel that was of no use names the primary again.",
+    remedy=_NONE,
+)
+def sentinel_usable(event: sentinels.SentinelUsable) -> str:
+    return f"the sentinel at {event.sentinel} is of use again after {event.down_seconds:.0f} s"
 
 
 def _role(event: redis.RoleEvent | reauth.LoginRenewed) -> str:

@@ -40,6 +40,7 @@ TARGET_CHANGED: Final = Problem(
 SERVES_NOTHING: Final = Problem(
     ProblemKind.UNREACHABLE, "the node serves no slots of the cluster any more", _WAIT
 )
+ANOTHER_PRIMARY: Final = Problem(ProblemKind.UNREACHABLE, "the server is the primary no longer", _WAIT)
 CLOSED_BY_SERVER: Final = Problem(ProblemKind.UNREACHABLE, "the server closed the connection", _WAIT)
 
 _OWN_FILES: Final = ("redis.certificate_file", "redis.key_file")

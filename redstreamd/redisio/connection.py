@@ -14,8 +14,8 @@ Behaviour:
 - Anything unexpected ends the connection; it is never used again. A new one is cheap, an
   alignment that may be off is not.
 
-Commands with other than exactly one reply (SUBSCRIBE, MONITOR, CLIENT REPLY) must not be sent, and
-blocking ones hold up everybody behind them.
+Commands with other than exactly one reply (MONITOR, CLIENT REPLY, SUBSCRIBE but by `Connection.subscribe`)
+must not be sent, and blocking ones hold up everybody behind them.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError,
 from redstreamd.redisio.login import log_in, login_timed_out, open_stream, refused, secure
 from redstreamd.redisio.pipeline import SECOND_LOOK_SECONDS, Pipeline, Request
 from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem, QueueFull, ReplyTooLarge
+from redstreamd.redisio.script import PackedCommand
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.traffic import Traffic
 from redstreamd.stream_io import Write, flush_at_end_of_pass, nonblocking_write, receiver
@@ -196,6 +197,21 @@ class Connection:
             # It counts for the next command on the connection, so nothing may come between.
             self.pipeline.enqueue(("ASKING",), _ignore, is_own=True)
         return self.pipeline.enqueue(args, then, is_own=asking)
+
+    async def subscribe(self, channel: str) -> None:
+        """Have the messages of a channel pushed. Only as the first request, with none beside it.
+
+        The confirmation is a push and no reply (https://redis.io/docs/latest/develop/pubsub/), so the command
+        goes together with a PING, which is replied to. A refusal makes that two replies, and ends the
+        connection.
+
+        Raises:
+            RedisError: The server refused it.
+            ConnectionEnded: As `execute`.
+        """
+        # hiredis's annotation means a tuple of one element; it takes any number.
+        both = hiredis.pack_command(("SUBSCRIBE", channel)) + hiredis.pack_command(("PING",))  # type: ignore[arg-type]
+        await self.pipeline.enqueue(PackedCommand("SUBSCRIBE", both)).reply()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Connect, log in, and serve requests until the connection breaks or this is cancelled.

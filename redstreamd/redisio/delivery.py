@@ -20,6 +20,7 @@ from redstreamd.redisio.script import PackedCommand, ScriptCall
 from redstreamd.redisio.write_confirmation import ConfirmedWrite
 
 if TYPE_CHECKING:
+    from redstreamd.redisio.connection import Connection
     from redstreamd.redisio.node import Node
 
 Write = tuple[Arg, ...] | ScriptCall | PackedCommand
@@ -37,7 +38,7 @@ async def deliver(
     retry_safe: bool,
     deadline: float,
     after: Exception | None = None,
-    answered_by: Callable[[Node], None] | None = None,
+    answered_by: Callable[[Node, Connection], None] | None = None,
 ) -> Any:
     """Send a command or a script until it is answered, and return the reply.
 
@@ -104,7 +105,7 @@ async def deliver_confirmed(
     These speak of what their own connection wrote. What another connection or another node says of the write
     would be a guess, and after a failover a wrong one.
     """
-    answering: list[Node] = []
+    answering: list[tuple[Node, Connection]] = []
     deadline = trio.current_time() + routes.command_timeout
     reply = await deliver(
         routes,
@@ -113,12 +114,12 @@ async def deliver_confirmed(
         Role.DURABLE,
         retry_safe=retry_safe,
         deadline=deadline,
-        answered_by=answering.append,
+        answered_by=lambda node, connection: answering.append((node, connection)),
     )
     if not wrote(reply):
         return ConfirmedWrite(reply, None)
-    # Invariant: no checkpoint since the reply, so that the node's connection is still the one that answered.
+    node, connection = answering[-1]
     try:
-        return ConfirmedWrite(reply, await answering[-1].confirm(confirm_by))
+        return ConfirmedWrite(reply, await node.confirm(confirm_by, connection))
     except BusError as error:
         return ConfirmedWrite(reply, error)

@@ -138,6 +138,8 @@ async def log_in(execute: Callable[..., Awaitable[Any]], target: Target, role: s
     except RedisError as error:
         if reply_code(error) not in _ALIVE:
             raise ConnectionEnded(refused(target, "PING", error, username=login.username)) from None
+    if target.must_be_primary and (problem := not_the_primary(await require("ROLE"))) is not None:
+        raise ConnectionEnded(problem)
     return f"{_word(identity, b'server')} {_word(identity, b'version')}"
 
 
@@ -155,6 +157,20 @@ def _other_server(target: Target, identity: Any) -> Problem | None:
         cause = "this is no sentinel"
         step = f"Give the addresses of the sentinels: correct {setting('redis.nodes')}."
     return Problem(ProblemKind.SETTINGS, cause, step)
+
+
+def not_the_primary(role: Any) -> Problem | None:
+    """Read the reply to ROLE (https://redis.io/commands/role); None if the server is a primary."""
+    kind = role[0] if isinstance(role, list) and role else None
+    if kind == b"master":
+        return None
+    cause = "the server is a replica" if kind == b"slave" else "the server does not say that it is a primary"
+    # Not UNREACHABLE: it may be promoted at any moment.
+    return Problem(
+        ProblemKind.NOT_SERVING,
+        cause,
+        "Wait until the sentinels have named the primary; `SENTINEL CKQUORUM` says whether they can.",
+    )
 
 
 def auth_command(login: Login) -> tuple[str, ...]:
@@ -232,9 +248,9 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
         case _ if row.code is Code.PERMISSION_DENIED:
             cause = f"{text} ({login} may not run {command})"
             step = (
-                f"Allow it: ACL SETUSER {username or 'default'} +{command.lower()} (a login needs +hello, "
-                "+ping and, for a database other than 0, +select), or log in as another user: set "
-                f"{setting(names.username)}."
+                f"Allow it: ACL SETUSER {username or 'default'} +{command.lower()} (a login needs +hello "
+                "and +ping, with sentinels +role, for a database other than 0 +select), or log in as another "
+                f"user: set {setting(names.username)}."
             )
         case error_replies.UNKNOWN_COMMAND if command != "HELLO":
             cause = f"{text} (the server does not have {command}, which each login needs)"

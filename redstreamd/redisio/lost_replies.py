@@ -44,6 +44,7 @@ from redstreamd.redisio.redis_errors import (
 from redstreamd.redisio.script import Script
 
 if TYPE_CHECKING:
+    from redstreamd.redisio.connection import Connection
     from redstreamd.redisio.node import Node
 
 #: Pauses before a command is repeated that the server did not execute: up to 0.5 s, half of each random.
@@ -106,7 +107,7 @@ async def send_with_retries(
     deadline: float,
     script: Script | None = None,
     after: RedisError | ConnectionEnded | None = None,
-    answered_by: Callable[[Node], None] | None = None,
+    answered_by: Callable[[Node, Connection], None] | None = None,
 ) -> Any:
     """Send one command to the node for `key` until it is answered.
 
@@ -120,7 +121,7 @@ async def send_with_retries(
         deadline: When to give up, on trio's clock.
         script: The script that it runs, if it runs one.
         after: What came of an earlier sending, if the command was sent before.
-        answered_by: Told which node gave the reply, in the step in which it came.
+        answered_by: Told which node gave the reply, and on which connection.
 
     Raises: as `Node.execute`.
     """
@@ -135,7 +136,7 @@ async def send_with_retries(
             error = first
         else:
             if answered_by is not None:
-                answered_by(node)
+                answered_by(node, connection)
             return reply
     try:
         return await _Repetition(routes, key, role, args, retry_safe, deadline, script, answered_by).run(
@@ -156,7 +157,7 @@ class _Repetition(msgspec.Struct, gc=False):
     retry_safe: bool
     deadline: float
     script: Script | None
-    answered_by: Callable[[Node], None] | None
+    answered_by: Callable[[Node, Connection], None] | None
     repeats: int = 0
     redirections: int = 0
 
@@ -197,7 +198,7 @@ class _Repetition(msgspec.Struct, gc=False):
                     error = ReplyLost(overdue) if request.sent else NotSent(overdue)
                 else:
                     if self.answered_by is not None:
-                        self.answered_by(node)
+                        self.answered_by(node, connection)
                     return reply
             except (RedisError, ConnectionEnded) as next_error:
                 error = next_error

@@ -16,16 +16,17 @@ from redis.backoff import AbstractBackoff
 from redis.exceptions import RedisError
 
 from redstreamd.errors.defects import report_defect
-from redstreamd.redisio import Arg, Role
+from redstreamd.redisio import Arg, Role, connect_errors
 from redstreamd.redisio.cluster_events import ClusterEvent
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import bus_error
 from redstreamd.redisio.lost_replies import Redirection, send_with_retries
 from redstreamd.redisio.missing_permissions import named
 from redstreamd.redisio.reauth import LoginEvent, Reauthentication
-from redstreamd.redisio.reconnecting import ReconnectingConnection, reconnect_backoff
+from redstreamd.redisio.reconnecting import RETIRE_SECONDS, ReconnectingConnection, reconnect_backoff
 from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ServerReplied
 from redstreamd.redisio.script import Script
+from redstreamd.redisio.sentinel_events import SentinelEvent
 from redstreamd.redisio.server_health import HealthEvent, RedisStatus, ServerHealth
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.traffic import Traffic
@@ -33,7 +34,7 @@ from redstreamd.redisio.write_confirmation import WaitBatch
 
 __all__ = ["Node", "NodeHooks", "RedisEvent", "RedisStatus", "Role", "report"]
 
-RedisEvent = HealthEvent | LoginEvent | ClusterEvent
+RedisEvent = HealthEvent | LoginEvent | ClusterEvent | SentinelEvent
 
 
 def _no_push(_node: Node, _message: list[Any]) -> None: ...
@@ -130,22 +131,31 @@ class Node:
             target, connections=self._open_connections, on_event=self._tell
         )
 
-    def retarget(self, target: Target, *, command_timeout: float) -> None:
+    def retarget(
+        self,
+        target: Target,
+        *,
+        command_timeout: float,
+        because: Problem = connect_errors.TARGET_CHANGED,
+        answers_within: float = RETIRE_SECONDS,
+    ) -> None:
         """Use another server or login from now on, or another time for a command.
 
-        Every connection is replaced. It takes no more commands, and has a second to answer those that were
-        sent; then they end as with a lost connection (`OutcomeUnknown` for a write that is not safe to
+        Every connection is replaced. It takes no more commands, and has a little time to answer those that
+        were sent; then they end as with a lost connection (`OutcomeUnknown` for a write that is not safe to
         repeat). Commands of that time wait for the new connection, at most until their deadline.
 
         Args:
             target: The server and the login, without a provider that announces renewed credentials.
             command_timeout: As for a new node.
+            because: What those are told whose commands are not answered in time.
+            answers_within: Seconds for what was sent before.
         """
         self._target = target
         self._command_timeout = command_timeout
         self._health.retarget(target.label)
         for each in self.roles.values():
-            each.retarget(target)
+            each.retarget(target, because, answers_within)
 
     @property
     def command_timeout(self) -> float:
@@ -241,8 +251,13 @@ class Node:
 
     # Confirmation
 
-    async def confirm(self, command: tuple[Arg, ...]) -> Any:
-        """Send WAIT or WAITAOF on the durable connection; those who ask at the same time share one.
+    async def confirm(self, command: tuple[Arg, ...], connection: Connection) -> Any:
+        """Send WAIT or WAITAOF on a durable connection; those who ask at the same time share one.
+
+        Args:
+            command: Which of them.
+            connection: Where the write was answered. It may be replaced since: the reply of a server that
+                has just been given up, for instance after a failover.
 
         Raises:
             RedisUnavailable: The connection has ended; nothing is confirmed.
@@ -250,10 +265,8 @@ class Node:
             QueueFull: As in `execute`.
         """
         durable = self.roles[Role.DURABLE]
-        if durable.connection is None:
-            raise durable.unavailable()
         try:
-            return await self._confirmer.confirm(durable.connection, command)
+            return await self._confirmer.confirm(connection, command)
         except RedisError as error:
             read = bus_error(error)
             raise self.noted(read, command) if isinstance(read, ServerReplied) else read from None

@@ -39,7 +39,7 @@ SETTINGS_RETRY: Final = 30.0
 NOT_SERVING_RETRY: Final = 0.5
 
 #: Seconds that requests in flight have when the settings name another server.
-_RETIRE_SECONDS: Final = 1.0
+RETIRE_SECONDS: Final = 1.0
 
 # 2**1024 is no float; from 2**16 on every sensible cap is reached anyway.
 _MAX_EXPONENT: Final = 16
@@ -238,10 +238,20 @@ class ReconnectingConnection:
             self._problem = connect_errors.SHUTTING_DOWN if self._retired is None else self._retired
             self._waiters.unpark_all()
 
-    def retarget(self, target: Target) -> None:
-        """Connect to `target` from now on; requests in flight may still be answered for a second.
+    def retarget(
+        self,
+        target: Target,
+        because: Problem = connect_errors.TARGET_CHANGED,
+        answers_within: float = RETIRE_SECONDS,
+    ) -> None:
+        """Connect to `target` from now on, once requests in flight are answered, or time has run out.
 
         Commands wait for the new connection as for the first one.
+
+        Args:
+            target: The server and the login.
+            because: Why the connection ends.
+            answers_within: Seconds for requests in flight.
         """
         self._target = target
         if self._stopped or not self._wanted.is_set():
@@ -249,7 +259,7 @@ class ReconnectingConnection:
         self._problem = None
         self._failed_attempts = 0
         self._since = trio.current_time()
-        self._let_go(connect_errors.TARGET_CHANGED)
+        self._let_go(because, answers_within)
 
     def retire(self, problem: Problem) -> None:
         """Make no other connection, because of `problem`; requests in flight may be answered for a second.
@@ -261,13 +271,13 @@ class ReconnectingConnection:
         self._wanted.set()
         self._let_go(problem)
 
-    def _let_go(self, problem: Problem) -> None:
+    def _let_go(self, problem: Problem, answers_within: float = RETIRE_SECONDS) -> None:
         """Use the connection, or the attempt to make one, no more."""
         connection = self.connection
         self._connection, self.pipeline = None, _NO_PIPELINE
         if connection is not None:
             self._is_moving = True
-            connection.retire(problem, _RETIRE_SECONDS)
+            connection.retire(problem, answers_within)
         elif not self._is_moving:
             self._attempt.cancel()
         # What they wait for, and how long, may be another.

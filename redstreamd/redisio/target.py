@@ -19,7 +19,7 @@ from redstreamd.redisio.tls import Tls
 
 
 class Operator(Protocol):
-    """Runs a server, and so knows more about it than its replies tell. Nothing here may raise or block."""
+    """Knows more about a server than its replies tell, such as who runs it. Nothing may raise or block."""
 
     @property
     def name(self) -> str:
@@ -52,8 +52,9 @@ class Target:
         client_name: Name shown by CLIENT LIST, with the connection's role appended
             (``redstreamd:command``). No spaces, as CLIENT SETNAME demands.
         connect_timeout: Seconds for connecting and logging in together.
-        operator: Who runs the server, if that is part of this daemon; None for any other server.
         settings: Which settings it follows from, for texts that say what to change.
+        operator: Who knows more about the server than its replies tell; None for any other server.
+        must_be_primary: Whether a login at a replica fails: it takes no writes.
     """
 
     host: str = "localhost"
@@ -68,6 +69,7 @@ class Target:
     connect_timeout: float = 5.0
     operator: Operator | None = attrs.field(default=None, repr=False)
     settings: SettingNames = attrs.field(default=NAMED, repr=False)
+    must_be_primary: bool = False
 
     @property
     def label(self) -> str:
