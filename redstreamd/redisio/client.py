@@ -21,6 +21,7 @@ from redis.commands.core import AsyncBasicKeyCommands, AsyncStreamCommands
 from redstreamd.redisio import Arg, Role, reply_parsing
 from redstreamd.redisio.connect_errors import STILL_CONNECTING
 from redstreamd.redisio.delivery import Write, deliver, deliver_confirmed
+from redstreamd.redisio.every_node import ScanCursor, ask_any, ask_every, scan_step
 from redstreamd.redisio.lost_replies import send_with_retries
 from redstreamd.redisio.node import Node
 from redstreamd.redisio.pipeline import Request
@@ -75,6 +76,10 @@ class Redis:
         self._write: Any = _Builder(self, Role.COMMAND, retry_safe=False)
         self._read: dict[Role, Any] = {role: _Builder(self, role, retry_safe=True) for role in Role}
         self._shared: dict[Any, Any] = {}
+        #: How often keys may have got other nodes so far.
+        self.moves = 0
+        self._on_moved: Callable[[], None] = lambda: None
+        topology.on_moved = self._moved
 
     def shared(self, kind: Callable[[Redis], T]) -> T:
         """Return the one object of class `kind` that all who use this Redis share; made at first."""
@@ -117,7 +122,11 @@ class Redis:
         """
         self.topology.hooks.on_push = on_push
         self.topology.hooks.on_connected = on_connected
-        self.topology.on_moved = on_moved
+        self._on_moved = on_moved
+
+    def _moved(self) -> None:
+        self.moves += 1
+        self._on_moved()
 
     def is_connected(self, role: Role, *, key: str | bytes) -> bool:
         """Return whether `submit` would send a command for `key` now."""
@@ -134,6 +143,7 @@ class Redis:
         key: str | bytes | None,
         role: Role = Role.COMMAND,
         retry_safe: bool = False,
+        answered_by: Callable[[Node], None] | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Send one command and return its reply; to be awaited at once.
 
@@ -143,12 +153,21 @@ class Redis:
                 itself, as INFO does. None if any node will do, as for PING.
             role: Which connection.
             retry_safe: Whether it may be sent again if its reply is lost.
+            answered_by: Told which node gave the reply, in the step in which it came.
 
         Raises: as `Node.execute`, which says what a cancellation does.
         """
         topology = self.topology
         deadline = trio.current_time() + topology.command_timeout
-        return send_with_retries(topology, key, role, command, retry_safe=retry_safe, deadline=deadline)
+        return send_with_retries(
+            topology,
+            key,
+            role,
+            command,
+            retry_safe=retry_safe,
+            deadline=deadline,
+            answered_by=answered_by,
+        )
 
     def run_script(
         self,
@@ -283,21 +302,36 @@ class Redis:
         """Return the type of the value at `key` ("stream"), "none" if there is none."""
         return _text(await self._read[Role.COMMAND].type(key))
 
-    @readable
-    async def scan_streams(self, cursor: int, pattern: str, count: int) -> tuple[int, list[str]]:
-        """Take one step of a SCAN over the streams whose name matches the glob `pattern`.
+    async def scan_streams(
+        self, cursor: ScanCursor | None, pattern: str, count: int
+    ) -> tuple[ScanCursor | None, list[str]]:
+        """Take one step of a SCAN over the streams of all nodes whose name matches the glob `pattern`.
+
+        What a step promises is what SCAN promises (https://redis.io/commands/scan) of a key that stays where
+        it is. One that moves to another node meanwhile (see `moves`) may come twice or not at all.
 
         Args:
-            cursor: 0 to begin, else the number returned by the step before.
+            cursor: None to begin, else what the step before returned.
             pattern: As KEYS takes it.
-            count: How many keys the server looks at; any number of streams may come back, also none.
+            count: How many keys a server looks at; any number of streams may come back, also none.
 
         Returns:
-            The next cursor, 0 at the end, and names, without those that are not UTF-8; a name can come
-            more than once (https://redis.io/commands/scan).
+            The next cursor, None at the end, and names, without those that are not UTF-8; a name can come
+            more than once.
+
+        Raises: as `Node.execute`; a node that cannot be reached is an error.
         """
-        following, names = await self.execute(
-            *("SCAN", cursor, "MATCH", pattern, "COUNT", count, "TYPE", "stream"), key=None, retry_safe=True
+
+        async def step(node: Node, position: int) -> tuple[int, list[str]]:
+            return await self.scan_node(node, position, pattern, count)
+
+        return await scan_step(self.topology, cursor, step)
+
+    @readable
+    async def scan_node(self, node: Node, position: int, pattern: str, count: int) -> tuple[int, list[str]]:
+        """Take one step of a SCAN over the streams of one node; as `scan_streams`, and 0 begins and ends."""
+        following, names = await node.execute(
+            *("SCAN", position, "MATCH", pattern, "COUNT", count, "TYPE", "stream"), retry_safe=True
         )
         return int(following), reply_parsing.key_names(names)
 
@@ -360,8 +394,12 @@ class Redis:
     # Server
 
     async def ping(self, *, role: Role = Role.COMMAND) -> None:
-        """Return once the server has answered on `role`."""
-        await self.execute("PING", key=None, role=role, retry_safe=True)
+        """Return once every node has answered on `role`. The error of one that does not names it."""
+        await ask_every(self.topology, lambda node: node.execute("PING", role=role, retry_safe=True))
+
+    async def ping_any(self) -> None:
+        """Return once one node has answered: some streams are served. Raises as `ping` if none does."""
+        await ask_any(self.topology, lambda node: node.execute("PING", retry_safe=True))
 
     @readable
     async def info(self, section: str, *, key: str | bytes | None) -> dict[str, str]:

@@ -55,6 +55,21 @@ class TopologyStatus:
         return State.USABLE if used else State.UNUSED
 
     @property
+    def name(self) -> str:
+        """All of it in a few words, such as ``Redis cluster of 3 nodes``."""
+        if self.kind is not TopologyKind.CLUSTER:
+            return f"Redis at {self.label}"
+        return f"Redis cluster of {len(self.nodes)} node{'' if len(self.nodes) == 1 else 's'}"
+
+    @property
+    def located_problems(self) -> tuple[tuple[str, Problem], ...]:
+        """The problems, each with the node that has it: its address; empty where no other can have any."""
+        if self.kind is TopologyKind.STANDALONE:
+            return tuple(("", problem) for problem in self.problems)
+        labels = {id(problem): node.label for node in self.nodes for problem in node.problems}
+        return tuple((labels.get(id(problem), ""), problem) for problem in self.problems)
+
+    @property
     def roles(self) -> Mapping[Role, RoleStatus]:
         """The state of each role's connections, the worst of all nodes; empty while no node is known."""
         return (
@@ -125,6 +140,11 @@ class Topology(ABC):
     def command_timeout(self) -> float:
         """Seconds for one command, everything included."""
         return self._command_timeout
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether keys are in slots: a command names keys of one slot only, and slots move to other nodes."""
+        return self.kind is TopologyKind.CLUSTER
 
     # As Routes
 

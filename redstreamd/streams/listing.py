@@ -127,6 +127,9 @@ class Lister:
         Streams of other programs whose names are not valid here are left out, too. Concurrent callers share
         one scan and its listing. A listing that took many steps is used again for some seconds.
 
+        It has each stream of every node once. While slots move between the nodes of a cluster, it may lack
+        one that moves just then, which is in the next listing.
+
         Args:
             pattern: As for `page`.
             goes_on: For a further page of a listing, which may be older.
@@ -134,7 +137,8 @@ class Lister:
                 number, its size and its version say nothing of others. None for all.
 
         Raises:
-            BusError: TOO_LARGE if the server holds too many keys to scan.
+            BusError: TOO_LARGE if the servers together hold too many keys to scan; CONNECTION_ERROR if one
+                of them cannot be reached: a listing without its streams would look complete.
         """
         listing = await self._all_names(pattern, goes_on=goes_on)
         if readable is None:
@@ -173,10 +177,24 @@ class Lister:
         if kept is not None and taken_at - kept.taken_at < FRESH_SECONDS:
             # Made for those who asked while this one waited.
             return kept
+        # A stream that moved to a node that had been scanned is found by a second scan.
+        moves = self._redis.moves
+        pages, scanned = await self._scan_nodes(pattern)
+        if self._redis.moves != moves:
+            more, scanned = await self._scan_nodes(pattern)
+            pages += more
+        listing = await sorted_listing(pages, taken_at, trio.lowlevel.checkpoint)
+        if scanned > FEW_KEYS:
+            self._keep(pattern, listing)
+        return listing
+
+    async def _scan_nodes(self, pattern: str) -> tuple[list[list[str]], int]:
+        """Return the names that all nodes have, in parts, and how many keys were scanned for them, about."""
         pages: list[list[str]] = []
-        position = scanned = 0
+        cursor = None
+        scanned = 0
         while True:
-            position, page = await self._redis.scan_streams(position, pattern, SCANNED_AT_ONCE)
+            cursor, page = await self._redis.scan_streams(cursor, pattern, SCANNED_AT_ONCE)
             names = [
                 name
                 for name in page
@@ -185,8 +203,8 @@ class Lister:
             if names:
                 pages.append(names)
             scanned += SCANNED_AT_ONCE
-            if position == 0:
-                break
+            if cursor is None:
+                return pages, scanned
             if scanned >= MAX_KEYS_SCANNED:
                 raise BusError(
                     Code.TOO_LARGE,
@@ -194,10 +212,6 @@ class Lister:
                     cause=f"More than {MAX_KEYS_SCANNED} keys were scanned.",
                     next_step="Use a database of its own for streams, or ask for them by name.",
                 )
-        listing = await sorted_listing(pages, taken_at, trio.lowlevel.checkpoint)
-        if scanned > FEW_KEYS:
-            self._keep(pattern, listing)
-        return listing
 
     def _keep(self, pattern: str, listing: Listing) -> None:
         """Keep a listing, and forget the oldest while all together have too many names."""

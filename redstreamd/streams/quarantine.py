@@ -163,14 +163,13 @@ class Quarantine:
             may_see: Says whether a stream may be named to the caller.
         """
         names: set[str] = set()
-        position = scanned = 0
+        cursor = None
+        scanned = 0
         while scanned < MAX_KEYS_SCANNED:
-            position, page = await self._redis.scan_streams(
-                position, f"*:rs:{Kind.QUARANTINE}*", SCANNED_AT_ONCE
-            )
+            cursor, page = await self._redis.scan_streams(cursor, f"*:rs:{Kind.QUARANTINE}*", SCANNED_AT_ONCE)
             names |= {judged_by(key)[0] for key in page if is_quarantine(key)}
             scanned += SCANNED_AT_ONCE
-            if position == 0:
+            if cursor is None:
                 break
         found = [await self.waiting(name) for name in sorted(names) if may_see(name)]
         return sorted(

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from redstreamd.errors import BusError, Code
+from redstreamd.redisio.every_node import ScanCursor
 from redstreamd.streams import listing
 from redstreamd.streams.bus import Bus
 from tests.support.buses import ON_REDIS
@@ -25,8 +26,8 @@ class Watched:
         self._scan = bus.redis.scan_streams
         monkeypatch.setattr(bus.redis, "scan_streams", self)
 
-    async def __call__(self, cursor: int, *how: Any) -> tuple[int, list[str]]:
-        self.begun += cursor == 0
+    async def __call__(self, cursor: ScanCursor | None, *how: Any) -> tuple[ScanCursor | None, list[str]]:
+        self.begun += cursor is None
         self.now += 1
         self.most = max(self.most, self.now)
         try:
