@@ -61,7 +61,8 @@ def redis_problems(redis: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     ping = redis["ping"]
     problems: list[Mapping[str, Any]] = redis.get("troubles", [])
     # A missing connection has its reason among the problems, and the PING goes over this one.
-    explained = "cause" in redis["connections"].get("command", {})
+    connections = [node["connections"] for node in redis.get("nodes", [])] or [redis["connections"]]
+    explained = any("cause" in each.get("command", {}) for each in connections)
     return problems if ping["answered"] or explained else [*problems, ping]
 
 
@@ -73,8 +74,22 @@ def _redis(redis: Mapping[str, Any]) -> Iterator[Line]:
             if "next_step" in problem:
                 yield Line("", f"-> {problem['next_step']}")
     else:
-        yield Line("redis", f"{redis['address']}, answers in {redis['ping']['seconds'] * 1000:.1f} ms")
-    for role, state in redis["connections"].items():
+        yield Line("redis", f"{redis['address']}, {_ping(redis)}")
+    if nodes := redis.get("nodes"):
+        for node in nodes:
+            yield Line("", f"{node['address']}: {_ping(node)}", "" if node["ping"]["answered"] else "alarm")
+            yield from _connections(node)
+    else:
+        yield from _connections(redis)
+
+
+def _ping(server: Mapping[str, Any]) -> str:
+    ping = server["ping"]
+    return f"answers in {ping['seconds'] * 1000:.1f} ms" if ping["answered"] else "does not answer"
+
+
+def _connections(server: Mapping[str, Any]) -> Iterator[Line]:
+    for role, state in server["connections"].items():
         yield Line("", f"{state.get('for', role)}: {_connection(state)}")
 
 

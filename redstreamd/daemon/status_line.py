@@ -44,13 +44,16 @@ class StatusLine:
             case State.LOADING:
                 return f"loading: {redis.problems[0].cause}; {busy}"
             case State.DEGRADED:
-                effects = "; ".join(problem.effect.rstrip(".") for problem in redis.problems)
-                return f"DEGRADED: Redis at {redis.label}: {effects}; {busy}"
+                effects = "; ".join(
+                    f"{where}: {problem.effect.rstrip('.')}" if where else problem.effect.rstrip(".")
+                    for where, problem in redis.located_problems
+                )
+                return f"DEGRADED: {redis.name}: {effects}; {busy}"
             case State.UNUSED:
-                return f"{busy}; Redis at {redis.label} not used yet"
+                return f"{busy}; {redis.name} not used yet"
         statistics = redis.statistics(Role.COMMAND)
         trip = None if statistics is None else statistics.round_trip_seconds
-        return f"{busy}; Redis at {redis.label}" + ("" if trip is None else f" in {trip * 1000:.1f} ms")
+        return f"{busy}; {redis.name}" + ("" if trip is None else f" in {trip * 1000:.1f} ms")
 
     def _rate(self) -> float:
         now = trio.current_time()

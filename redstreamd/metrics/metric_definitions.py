@@ -147,7 +147,21 @@ METRICS: Final[tuple[Metric, ...]] = (
         ("tool",),
         (_COUNTER, "tool_answer_bytes_total", "Content of the answers"),
     ),
-    *_of(Subject.REDIS, (), (_GAUGE, "redis_usable", "1 if Redis serves all that is wanted of it, else 0")),
+    *_of(
+        Subject.REDIS,
+        (),
+        (_GAUGE, "redis_usable", "1 if Redis serves all that is wanted of it, else 0"),
+        (_GAUGE, "redis_nodes", "Servers that hold streams; 0 while none is known"),
+    ),
+    *_of(
+        Subject.REDIS,
+        ("node",),
+        (
+            _GAUGE,
+            "redis_node_usable",
+            "The same of each node, not of a single server; of many nodes, of those first that are not",
+        ),
+    ),
     *_of(
         Subject.REDIS,
         ("role",),

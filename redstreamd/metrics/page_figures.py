@@ -21,6 +21,7 @@ from redstreamd.metrics.call_counts import CallCounts
 from redstreamd.metrics.page_size import MAX_PAGE_BYTES, heads_bytes, rows_bytes
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.server_health import State
+from redstreamd.redisio.target import TopologyKind
 from redstreamd.service.collector import Collector
 from redstreamd.service.loop_lag import LoopLag
 from redstreamd.service.process_stats import ProcessStats
@@ -35,6 +36,8 @@ Row = tuple[Labels, float | Histogram]
 
 #: Principals with a line of their own; with peer_uids there may be one for each user.
 _MAX_PRINCIPALS: Final = 20
+#: Nodes of a cluster with a line of their own.
+_MAX_NODES: Final = 50
 #: The principal of all others.
 _OTHERS: Final = "_other"
 #: For the lines about the survey.
@@ -219,7 +222,10 @@ def _add_http(page: Page, figures: HttpFigures) -> None:
 
 def _add_redis(page: Page, redis: Redis) -> None:
     status = redis.status()
-    page.add({"redis_usable": status.state is State.USABLE})
+    page.add({"redis_usable": status.state is State.USABLE, "redis_nodes": len(status.nodes)})
+    if status.kind is not TopologyKind.STANDALONE:
+        for node in sorted(status.nodes, key=lambda node: node.state is State.USABLE)[:_MAX_NODES]:
+            page.add({"redis_node_usable": node.state is State.USABLE}, node.label)
     for role, traffic in redis.traffic().items():
         state = status.roles.get(role)
         if state is None or not state.wanted:

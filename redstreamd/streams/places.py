@@ -8,13 +8,13 @@ place sleeps without a read. What a read found is kept until all whom it concern
 
 How a place reads: `Search.plan` is sent without a task, if there is one. What is more than one round trip,
 and every error, is gone on with in a task of the hub. An outage of Redis is waited out, but for those whose
-first read fails: they get the error.
+first read fails: they get the error. Of streams on several nodes, those that can be read are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -156,7 +156,7 @@ class Place:
             and bool(known)
             and all(known)
             and known == self._places.hub.armed_by(self.keys)
-            and self._places.are_connected(self._search.streams[0])
+            and self._places.are_connected(self._search.streams)
         )
 
     # Reading
@@ -394,7 +394,11 @@ class Places:
         if self._places.get((search.key, position)) is place:
             del self._places[search.key, position]
 
-    def are_connected(self, stream: str) -> bool:
-        """Return whether a read would be sent now, and changes would be pushed."""
+    def are_connected(self, streams: Sequence[str]) -> bool:
+        """Return whether reads of them would be sent now, and changes would be pushed."""
         is_connected = self.redis.is_connected
-        return is_connected(Role.WATCH, key=stream) and is_connected(Role.BULK, key=stream)
+        # One node has one answer for all.
+        asked = streams if len(self.redis.nodes()) > 1 else streams[:1]
+        return all(
+            is_connected(Role.WATCH, key=stream) and is_connected(Role.BULK, key=stream) for stream in asked
+        )

@@ -29,7 +29,7 @@ from redstreamd.streams.listing import Lister
 from redstreamd.streams.places import Places
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.shared_pages import SharedPages
-from redstreamd.streams.waiting import Look, ReadResult, Wait, run_wait, unchanged
+from redstreamd.streams.waiting import TRANSIENT, Look, ReadResult, Wait, run_wait, unchanged
 
 #: With a filter: the size at which a reply ends early, and the replies of one call, for large entries. It
 #: takes a millisecond to read one.
@@ -269,7 +269,9 @@ class Reader:
 
         Raises:
             BusError: CONNECTION_ERROR if Redis cannot be reached when the wait begins. A later outage is
-                waited out, and nothing that was added meanwhile is missed.
+                waited out, and nothing that was added meanwhile is missed. Where the streams are on several
+                nodes of which some are away: if none of the others has entries after `cursor`, or without
+                one.
 
         Cancellation: leaves nothing behind; the same cursor can be used again.
         """
@@ -352,16 +354,30 @@ class Reader:
     ) -> bool:
         """Add to `found` what comes after `positions`, and advance these; return whether there is more.
 
+        A stream that cannot be read now, because its node is away, stays where it is while there is something
+        in others.
+
         Raises:
-            BusError: As `read`.
+            BusError: As `read`. Nothing was found then.
         """
+        away: list[BusError] = []
 
         async def after(stream: str) -> Page:
-            async with explain_errors(self._redis, stream):
-                at = positions[stream]
-                return await self._page(stream, f"({at}", "+", at, count, wanted, forward=True, is_wait=True)
+            at = positions[stream]
+            try:
+                async with explain_errors(self._redis, stream):
+                    return await self._page(
+                        stream, f"({at}", "+", at, count, wanted, forward=True, is_wait=True
+                    )
+            except BusError as error:
+                if error.code not in TRANSIENT:
+                    raise
+                away.append(error)
+                return Page([], at, has_more=False)
 
         pages = await gather(after, streams)
+        if away and not any(page.entries for page in pages.values()):
+            raise away[0]
         entries = {stream: page.entries for stream, page in pages.items()}
         chosen = _round_robin(streams, entries, positions)[:count]
         for stream, entry in chosen:

@@ -123,6 +123,41 @@ async def test_an_answer_that_is_no_report_is_told(place, accept, redstreamd, an
             1,
             ["DEGRADED: no bulk", "no answer"],
         ),
+        (
+            {
+                "topology": "cluster",
+                "ping": {"answered": False, "cause": "n:2: refused"},
+                "troubles": [{"cause": "n:2: no commands", "next_step": "Start it."}],
+                "nodes": [
+                    {
+                        "address": "n:1",
+                        "ping": {"answered": True, "seconds": 0.001},
+                        "connections": {
+                            "command": {"connected": True, "for_seconds": 1, "server": "redis 7.0.15"}
+                        },
+                    },
+                    {
+                        "address": "n:2",
+                        "ping": {"answered": False, "cause": "refused"},
+                        "connections": {
+                            "command": {
+                                "connected": False,
+                                "for_seconds": 1,
+                                "cause": "refused",
+                                "failed_attempts": 3,
+                            }
+                        },
+                    },
+                ],
+            },
+            1,
+            [
+                "DEGRADED: n:2: no commands",
+                "n:1: answers in 1.0 ms",
+                "n:2: does not answer",
+                "3 attempts failed",
+            ],
+        ),
     ],
 )
 async def test_everything_that_is_wrong_with_redis_is_listed(place, accept, redstreamd, redis, code, words):

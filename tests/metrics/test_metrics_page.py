@@ -99,6 +99,8 @@ async def test_every_line_is_defined_and_of_its_type(bus: Bus, server: Server) -
             "redstreamd_connections",
             *(f"redstreamd_http_{name}" for name in ("connections", "sessions", "event_streams")),
             "redstreamd_http_responses_total",
+            # One server has no nodes.
+            "redstreamd_redis_node_usable",
             *(f"redstreamd_stream_{name}" for name in ("growth_per_second", "processing_seconds")),
             *(f"redstreamd_group_{name}" for name in ("active_consumers", "acknowledged_per_second")),
             *(f"redstreamd_group_{name}" for name in ("processing_seconds", "oldest_pending_age_seconds")),
