@@ -7,20 +7,26 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
+import attrs
 import hiredis
 import pytest
+import trio
 
 from redstreamd.daemon.redis_acl import _ALWAYS, _AT_SENTINELS, _COMMANDS, _OF_TOPOLOGY, redis_acl
 from redstreamd.errors import Code
 from redstreamd.policy import Permission, Rule
+from redstreamd.redisio.client import Redis
+from redstreamd.redisio.slot_map import QUESTIONS
 from redstreamd.redisio.target import Target
+from redstreamd.redisio.topologies import topology_for
 from redstreamd.settings import PolicySettings, RedisSettings, Settings, ToolsSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.catalog import REGISTRY
 from tests.faults.calling import bus_at
 from tests.faults.test_narrow_redis import scripts
-from tests.support.buses import running_bus
+from tests.support.buses import KEY, running_bus
 from tests.support.calls import ME, answer
+from tests.support.redis_cluster import running_cluster
 from tests.support.sentinels import NAME, running_sentinels
 from tests.support.servers import Server
 from tests.tools.test_annotations import CASES, made
@@ -126,6 +132,41 @@ def test_the_user_of_a_topology_may_ask_what_the_topology_needs(server: Server, 
     for command in _OF_TOPOLOGY[topology]:
         assert server.command("ACL", "DRYRUN", "fenced", *command.split()) != b"OK", command
     server.command("ACL", "DELUSER", "fenced")
+
+
+@pytest.mark.limit(60)
+async def test_the_user_of_a_cluster_is_served_by_every_node() -> None:
+    with running_cluster(node_timeout_ms=60_000) as cluster:
+        chosen = attrs.evolve(
+            settings("* may read publish consume on *"), redis=RedisSettings(topology="cluster")
+        )
+        for node in cluster.nodes:
+            make_user(node, chosen)
+        topology = topology_for(cluster.deployment(username="fenced"))
+        bus = Bus.over(Redis(topology), chosen, KEY)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(topology.run)
+            await nursery.start(bus.hub.run)
+            streams = cluster.keys_on_each("a:b:")
+            for stream in streams:
+                for tool, arguments in (
+                    ("stream_add", {"entries": [{"f": "v"}], "idempotency_key": "k"}),
+                    ("group_create", {"group": "g", "start": "0-0"}),
+                    ("work_take", {"group": "g", "consumer": "c"}),
+                    ("stream_health", {}),
+                ):
+                    told = await answer(bus, tool, ME, stream=stream, **arguments)
+                    assert not told["isError"], (tool, told)
+                waited = await answer(
+                    bus, "stream_wait", ME, streams=[stream], cursor="0-0", timeout_seconds=20
+                )
+                assert len(waited["structuredContent"]["entries"]) == 1, waited
+            assert topology.status().problems == ()
+            nursery.cancel_scope.cancel()
+
+
+def test_what_a_cluster_is_asked_is_granted() -> None:
+    assert {" ".join(question) for question in QUESTIONS} <= _OF_TOPOLOGY["cluster"]
 
 
 @pytest.mark.limit(60)
