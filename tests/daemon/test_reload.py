@@ -19,7 +19,8 @@ from redstreamd.presentation.uris import stream_uri
 from tests.support import preloaded
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, read_resource, running_daemon
 from tests.support.mcp_client import RawClient, raw_client
-from tests.support.servers import Server, start_redis
+from tests.support.redis_cluster import running_cluster
+from tests.support.servers import Server, free_port, start_redis
 from tests.support.service_manager import ServiceManager
 from tests.support.waiting import until, wait_until
 
@@ -273,6 +274,33 @@ def test_another_topology_is_named_as_what_needs_a_restart_and_the_server_stays(
             assert set(report["restart"]) == {"redis.topology", "redis.nodes", "redis.url", "redis.path"}
             health = read_resource(daemon.path, "redstream://health")
             assert (health["redis"]["address"], health["redis"]["troubles"]) == (redis.path, [])
+
+
+@pytest.mark.limit(90)
+def test_other_nodes_and_another_login_of_a_cluster_are_used_after_a_reload() -> None:
+    with (
+        running_cluster(replicas=0, node_timeout_ms=60_000, password="secret") as cluster,
+        home() as directory,
+        contextlib.closing(ServiceManager(directory)) as manager,
+    ):
+        file = directory / "redstreamd.toml"
+        wrong = f'[redis]\ntopology = "cluster"\nnodes = ["127.0.0.1:{free_port()}"]\npassword = "old"\n'
+        file.write_text(wrong)
+        with running_daemon(
+            "absent", "--config", str(file), directory=directory, NOTIFY_SOCKET=manager.path
+        ) as daemon:
+            manager.wait_for(lambda told: "READY=1" in told)
+            wait_until(lambda: "REDIS_NODES in the environment" in daemon.log)
+            run = Reloaded(daemon, file, manager)
+            nodes = [f"127.0.0.1:{node.port}" for node in cluster.nodes[:2]]
+            report = run.reload(f'[redis]\ntopology = "cluster"\nnodes = {nodes}\npassword = "secret"\n')
+            assert (set(report["changed"]), report["restart"]) == ({"redis.nodes", "redis.password"}, [])
+            for key in cluster.keys_on_each("m:a:"):
+                add = [PROGRAM, "call", "--socket", daemon.path, "stream_add"]
+                arguments = f'{{"stream": "{key}", "entries": [{{"f": "v"}}]}}'
+                added = preloaded.run([*add, arguments], env=clean_environment(directory), text=True)
+                assert added.returncode == 0, added
+                assert cluster.command("XLEN", key) == 1
 
 
 def test_sighups_before_the_daemon_is_ready_are_one_reload_after_it(redis: Server) -> None:
