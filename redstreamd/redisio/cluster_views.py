@@ -19,7 +19,7 @@ from redstreamd.redisio.connect_errors import unanswered
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import reply_text, row_of
 from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ProblemKind, QueueFull
-from redstreamd.redisio.slot_map import QUESTIONS, Address, NoSlotsError, View, read_state
+from redstreamd.redisio.slot_map import QUESTIONS, Address, NoSlotsError, View
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.unexpected_replies import UNREADABLE
 
@@ -88,7 +88,7 @@ async def ask_one(source: Source) -> View | Problem:
     target, connection = source.target, source.connection
     try:
         if connection is not None:
-            replies = await _replies(connection, QUESTIONS)
+            replies = await _replies(connection)
         else:
             replies = await _over_a_new_connection(target)
         return View.read(source.reached, replies)
@@ -112,21 +112,12 @@ async def ask_one(source: Source) -> View | Problem:
         )
 
 
-async def ask_state(connection: Connection) -> tuple[bool, int] | None:
-    """Return whether a node says that the cluster serves, and its epoch; None if it does not tell."""
-    try:
-        (info,) = await _replies(connection, (QUESTIONS[1],))
-        return read_state(info)[:2]
-    except (ConnectionEnded, QueueFull, RedisError, *UNREADABLE):
-        return None
-
-
-async def _replies(connection: Connection, questions: Sequence[tuple[str, ...]]) -> list[Any]:
+async def _replies(connection: Connection) -> list[Any]:
     if not connection.is_open:
         raise ConnectionEnded(unanswered("CLUSTER", 0))
     deadline = trio.current_time() + _ANSWER_SECONDS
     # As the daemon's own, whoever has something else queued.
-    requests = [connection.pipeline.enqueue(question, is_own=True) for question in questions]
+    requests = [connection.pipeline.enqueue(question, is_own=True) for question in QUESTIONS]
     try:
         return [await request.reply_by(deadline) for request in requests]
     except trio.TooSlowError:
@@ -159,7 +150,7 @@ async def _over_a_new_connection(target: Target) -> list[Any]:
         nursery.start_soon(run)
         await opened.wait()
         try:
-            replies = await _replies(connection, QUESTIONS)
+            replies = await _replies(connection)
         except (ConnectionEnded, RedisError) as refusal:
             refusals.append(refusal)
         nursery.cancel_scope.cancel()
@@ -182,6 +173,7 @@ def _refused(error: RedisError) -> Problem:
         return Problem(
             ProblemKind.SETTINGS,
             f"it does not tell who serves what ({text})",
-            "Allow the user +cluster|slots, +cluster|info and +cluster|myid on every node (ACL SETUSER).",
+            "Allow the user +cluster|slots, +cluster|info, +cluster|myid and +asking on every node: "
+            "`redstreamd policy redis-acl` prints what it needs.",
         )
     return Problem(ProblemKind.NOT_SERVING, f"it replied: {text}", row.next_step)

@@ -226,6 +226,7 @@ class _Repetition(msgspec.Struct, gc=False):
             noted = node.noted(answer, self.args, self.script)
         wait = pause(REPEAT_BACKOFF, self.repeats)
         self.repeats += 1
+        self.redirections = 0
         last_repeat = self.deadline - REPEAT_ROOM_SECONDS
         if answer.recovery is not Recovery.NOT_EXECUTED or trio.current_time() + wait >= last_repeat:
             raise noted from None

@@ -69,8 +69,8 @@ class View:
         reached: Where it was asked.
         id: Its node ID.
         is_ok: Whether it says that the cluster serves commands (``cluster_state``).
-        epoch: The highest configuration epoch that it has heard of: it rises with each failover and each slot
-            that has moved (``cluster_current_epoch``).
+        epoch: The highest configuration epoch that it has heard of: it rises with each failover, and with the
+            first slot that moves to a node (``cluster_current_epoch``).
         own_epoch: That of what it says of its own slots (``cluster_my_epoch``).
         slots: All slots that it knows somebody to serve.
     """
@@ -91,11 +91,12 @@ class View:
             unexpected_replies.UNREADABLE: No cluster node answers so.
         """
         my_id, info, slots = replies
-        is_ok, epoch, own_epoch = read_state(info)
+        told = reply_parsing.info(info)
+        epoch, own_epoch = int(told["cluster_current_epoch"]), int(told["cluster_my_epoch"])
         found = tuple(_slots(slots, reached[0]))
         if not found:
             raise NoSlotsError
-        return cls(reached, _id(my_id), is_ok, epoch, own_epoch, found)
+        return cls(reached, _id(my_id), told["cluster_state"] == "ok", epoch, own_epoch, found)
 
     @property
     def served(self) -> int:
@@ -108,16 +109,6 @@ class View:
         for each in self.slots:
             _claim(owners, each)
         return owners
-
-
-def read_state(info: bytes) -> tuple[bool, int, int]:
-    """Read CLUSTER INFO: whether the cluster serves commands, the current epoch, and the node's own.
-
-    Raises:
-        unexpected_replies.UNREADABLE: No cluster node answers so.
-    """
-    told = reply_parsing.info(info)
-    return told["cluster_state"] == "ok", int(told["cluster_current_epoch"]), int(told["cluster_my_epoch"])
 
 
 @functools.cache
