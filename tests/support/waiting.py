@@ -26,17 +26,18 @@ async def until(condition: Callable[[], Any], *, every: float = 0.002) -> Any:
 def wait_until(condition: Callable[[], Any], *, timeout_seconds: float = 180.0) -> Any:
     """Return what `condition` returns once that is true; for tests that are not async.
 
-    Between two looks it pauses three times as long as a look takes: one may be a program in a container,
-    which takes processor time from what is waited for.
+    Between two looks it pauses three times as long as a look takes, and a tenth of what it has waited: one
+    may be a program in a container, which takes processor time from what is waited for.
 
     Raises:
         AssertionError: It did not become true in time.
     """
-    deadline = time.monotonic() + timeout_seconds
+    first = time.monotonic()
     while True:
         began = time.monotonic()
         if holds := condition():
             return holds
         now = time.monotonic()
-        assert now < deadline, f"not within {timeout_seconds:g} s"
-        time.sleep(min(max(_PAUSE_SECONDS, 3 * (now - began)), _LONGEST_PAUSE_SECONDS))
+        assert now < first + timeout_seconds, f"not within {timeout_seconds:g} s"
+        pause = max(_PAUSE_SECONDS, 3 * (now - began), (now - first) / 10)
+        time.sleep(min(pause, _LONGEST_PAUSE_SECONDS))
