@@ -313,7 +313,13 @@ def install_environment(container: Container) -> None:
 
 
 def install_units(container: Container) -> None:
-    """Install our units inside as a package would, and make the group; starts nothing. May be repeated."""
+    """Install our units inside as a package would, and make the group; starts nothing.
+
+    Only for the first time in a container: tests change them by drop-ins, and take these away again.
+    """
+    done = container.path("/run/rs-units-installed")
+    if done.exists():
+        return
     for file in sorted((REPOSITORY / "systemd").iterdir()):
         inside = container.path("/usr/lib/systemd/system") / file.name
         inside.unlink(missing_ok=True)
@@ -332,6 +338,17 @@ def install_units(container: Container) -> None:
     container.write("/usr/lib/sysusers.d/redstreamd.conf", sysusers)
     container.run("systemd-sysusers", "redstreamd.conf")
     container.systemctl("daemon-reload")
+    done.touch()
+
+
+def clean_up(container: Container, *units: str) -> None:
+    """Stop units, and take away what a test gave our service besides."""
+    container.systemctl("stop", *units)
+    drop_ins = container.path("/run/systemd/system/redstreamd.service.d")
+    if drop_ins.exists():
+        shutil.rmtree(drop_ins)
+        container.systemctl("daemon-reload")
+    container.systemctl("reset-failed")
 
 
 def install_catalog(container: Container) -> None:

@@ -20,7 +20,7 @@ import pytest
 from tests.support import slow_loading
 from tests.support.measured import measured
 from tests.support.waiting import wait_until
-from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, REPOSITORY, Container, install_units
+from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, REPOSITORY, Container, clean_up, install_units
 
 SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-server.service"
 METRICS = "redstreamd-metrics.socket"
@@ -83,12 +83,7 @@ def host(container: Container) -> Iterator[Container]:
     container.systemctl("stop", REDIS)
     container.forget_journal()
     yield container
-    container.systemctl("stop", SOCKET, METRICS, SERVICE, REDIS, "redstreamd-inetd.socket")
-    with contextlib.suppress(FileNotFoundError):
-        for drop_in in container.path(DROP_INS).iterdir():
-            drop_in.unlink()
-    container.systemctl("daemon-reload")
-    container.systemctl("reset-failed")
+    clean_up(container, SOCKET, METRICS, SERVICE, REDIS)
 
 
 @pytest.fixture
@@ -101,6 +96,10 @@ def listening(host: Container) -> Container:
 def drop_in(container: Container, text: str) -> None:
     container.write(f"{DROP_INS}/test.conf", textwrap.dedent(text))
     container.systemctl("daemon-reload")
+
+
+def status_text(container: Container) -> str:
+    return container.show(SERVICE, "StatusText")["StatusText"]
 
 
 def scraped(container: Container) -> str:
@@ -172,7 +171,11 @@ def test_beyond_the_bound_status_is_served_and_names_the_process_that_holds_most
     wait_until(lambda: gave_way.search(listening.journal(SERVICE)))
 
 
-def test_the_daemon_is_ready_without_redis_and_recovers_with_it(listening: Container) -> None:
+def test_it_is_ready_without_redis_recovers_with_it_survives_its_end_and_stops_in_order(
+    listening: Container, record_property: Any
+) -> None:
+    # Waits have to end by themselves: what is merely in flight could go on for longer than the test allows.
+    drop_in(listening, "[Service]\nEnvironment=REDSTREAMD_DAEMON_DRAIN_SECONDS=120\n")
     listening.systemctl("mask", "--runtime", REDIS)
     try:
         listening.systemctl("start", SERVICE)
@@ -180,7 +183,7 @@ def test_the_daemon_is_ready_without_redis_and_recovers_with_it(listening: Conta
             refused = agent.call("stream_add", stream="svc:test:away", entries=[{"n": 1}])
             assert refused["isError"]
             assert refused["code"] == "CONNECTION_ERROR"
-            wait_until(lambda: listening.show(SERVICE, "StatusText")["StatusText"].startswith("DEGRADED"))
+            wait_until(lambda: status_text(listening).startswith("DEGRADED"))
             listening.systemctl("unmask", "--runtime", REDIS)
             listening.systemctl("start", REDIS)
 
@@ -188,6 +191,15 @@ def test_the_daemon_is_ready_without_redis_and_recovers_with_it(listening: Conta
                 return not agent.call("stream_add", stream="svc:test:away", entries=[{"n": 1}])["isError"]
 
             wait_until(succeeds)
+            line = re.compile(r"\d+ connections, \d+ waits, \d+ entries/s; Redis at localhost:6379")
+            wait_until(lambda: line.match(status_text(listening)))
+            # It goes away underneath.
+            listening.systemctl("stop", REDIS)
+            assert agent.call("stream_read", stream="svc:test:away")["code"] == "CONNECTION_ERROR"
+            wait_until(lambda: status_text(listening).startswith("DEGRADED"))
+            listening.systemctl("start", REDIS)
+            wait_until(succeeds)
+            wait_until(lambda: line.match(status_text(listening)))
     finally:
         listening.systemctl("unmask", "--runtime", REDIS)
     assert listening.show(SERVICE, "NRestarts", "ActiveState") == {"NRestarts": "0", "ActiveState": "active"}
@@ -199,46 +211,11 @@ def test_the_daemon_is_ready_without_redis_and_recovers_with_it(listening: Conta
     explained = listening.run("journalctl", "--no-pager", "-x", "-u", SERVICE, *about).stdout
     assert "Subject: redstreamd: Redis unusable" in explained
     assert "it needs no restart" in explained
-
-
-def test_a_hanging_daemon_is_shot_says_where_it_hung_and_is_back(
-    listening: Container, record_property: Any
-) -> None:
-    # With time to say where it hung, on a machine that is slow.
-    drop_in(listening, "[Service]\nWatchdogSec=3\nTimeoutAbortSec=60\n")
+    # A stop answers those who wait, and is a success.
     with Agent(listening) as agent:
-        # It serves before it is ready, and the watchdog counts from then on.
-        listening.wait_for(SERVICE, ActiveState="active")
-        former = listening.main_pid(SERVICE)
-        # The same as a loop that is stuck, for everyone outside: it neither serves nor pings.
-        began = time.monotonic()
-        listening.kill(former, signal.SIGSTOP)
-        assert agent.socket.recv(1) == b""
-        shot_seconds = time.monotonic() - began
-    # More than once where the machine itself stands still for as long as the limit allows.
-    wait_until(lambda: int(listening.show(SERVICE, "NRestarts")["NRestarts"]) >= 1)
-    listening.wait_for(SERVICE, ActiveState="active")
-    record_property("figure", f"a daemon that stands still ended {shot_seconds:.1f} s later (WatchdogSec=3)")
-    with Agent(listening) as agent:
-        assert not agent.call("stream_list")["isError"]
-    # journald may read the dump later than the daemon is back.
-    wait_until(lambda: "<supervisor redstreamd>" in listening.journal(SERVICE))
-    journal = listening.journal(SERVICE)
-    assert "Watchdog timeout (limit 3s)" in journal
-    assert "killed by SIGABRT; trio tasks:" in journal
-    # It died of that, before systemd lost its patience. What systemd says of the end is not looked for,
-    # because it waits 10 ms for a journal that is busy with the dump, and then drops its message.
-    assert "stop-watchdog' timed out" not in journal
-
-
-def test_a_stop_answers_those_who_wait_and_is_a_success(listening: Container, record_property: Any) -> None:
-    # Waits have to end by themselves: what is merely in flight could go on for longer than the test allows.
-    drop_in(listening, "[Service]\nEnvironment=REDSTREAMD_DAEMON_DRAIN_SECONDS=120\n")
-    with Agent(listening) as agent:
-        agent.call("stream_add", stream="svc:test:stop", entries=[{"n": 1}])
-        wait = {"streams": ["svc:test:stop"], "timeout_seconds": 60}
+        wait = {"streams": ["svc:test:away"], "timeout_seconds": 60}
         agent.send({"id": 99, "method": "tools/call", "params": {"name": "stream_wait", "arguments": wait}})
-        wait_until(lambda: ", 1 waits" in listening.show(SERVICE, "StatusText")["StatusText"])
+        wait_until(lambda: ", 1 waits" in status_text(listening))
         begun_at = time.monotonic()
         listening.systemctl("stop", SERVICE)
         took_seconds = time.monotonic() - begun_at
@@ -255,9 +232,10 @@ def test_a_stop_answers_those_who_wait_and_is_a_success(listening: Container, re
     assert "stopping: answering what is in flight" in listening.journal(SERVICE)
 
 
-def test_a_killed_daemon_is_back_and_what_it_acknowledged_is_there(listening: Container) -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.soak)])
+def test_a_killed_daemon_is_back_and_what_it_acknowledged_is_there(listening: Container, kills: int) -> None:
     acknowledged: list[str] = []
-    for life in range(1, 4):
+    for life in range(1, kills + 1):
         with Agent(listening) as agent, contextlib.suppress(OSError, ConnectionError):
             # It serves before it is ready. Starts that end sooner count as failed ones.
             wait_until(lambda: listening.show(SERVICE, "ActiveState")["ActiveState"] == "active")
@@ -374,23 +352,6 @@ def test_two_users_are_told_apart_where_the_unit_does_not_hide_them(listening: C
         listening.systemctl("stop", SERVICE)
     assert senders == ["mcp/uid:4001", "mcp/uid:4002", "mcp/uid:unknown", "mcp/uid:unknown"]
     assert listening.journal(SERVICE).count("a user namespace hides their uids") == 1
-
-
-def test_each_client_of_the_inetd_door_gets_a_process_of_its_own(host: Container) -> None:
-    # Those that another test's clients had end after their clients.
-    wait_until(lambda: host.systemctl("list-units", "--all", "--no-legend", "redstreamd*@*.service") == "")
-    host.systemctl("start", REDIS, "redstreamd-inetd.socket")
-    processes = []
-    with contextlib.ExitStack() as clients:
-        for number in range(2):
-            agent = clients.enter_context(Agent(host, "/run/redstreamd/inetd.sock"))
-            added = agent.call("stream_add", stream="svc:test:inetd", entries=[{"n": number}])
-            assert len(added["ids"]) == 1
-            units = host.systemctl("list-units", "--plain", "--no-legend", "redstreamd*@*.service")
-            processes.append(len(units.splitlines()))
-    assert processes == [1, 2]
-    # A client that leaves takes its process along, and leaves no failed unit behind.
-    wait_until(lambda: host.systemctl("list-units", "--all", "--no-legend", "redstreamd*@*.service") == "")
 
 
 def test_the_originals_form_of_a_unit_works_with_the_listening_socket_as_standard_input(

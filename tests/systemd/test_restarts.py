@@ -20,7 +20,8 @@ from tests.support.counts import LONG, long
 from tests.support.fair_clock import Clock, running_clock
 from tests.support.measured import measured
 from tests.support.waiting import wait_until
-from tests.systemd.harness import Container, install_units
+from tests.systemd.harness import Container, clean_up, install_units
+from tests.systemd.test_daemon import Agent
 
 SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-server.service"
 INETD, INETD_DOOR = "redstreamd-inetd.socket", "/run/redstreamd/inetd.sock"
@@ -46,12 +47,7 @@ def host(container: Container) -> Iterator[Container]:
     container.systemctl("stop", REDIS)
     container.forget_journal()
     yield container
-    container.systemctl("stop", SOCKET, SERVICE, REDIS, INETD)
-    with contextlib.suppress(FileNotFoundError):
-        for drop_in in container.path(DROP_INS).iterdir():
-            drop_in.unlink()
-    container.systemctl("daemon-reload")
-    container.systemctl("reset-failed")
+    clean_up(container, SOCKET, SERVICE, REDIS, INETD)
 
 
 def drop_in(container: Container, text: str) -> None:
@@ -234,6 +230,8 @@ def test_with_wrong_settings_everybody_is_told_soon_and_it_costs_little(
         assert crowd.slowest <= max(TOLD_SECONDS, TOLD_STARTS * start)
         assert used / took <= MOST_OF_A_CORE
     assert states(host) == ("failed", "active")
+    # However many came, it failed once and said so once.
+    assert host.journal(SERVICE, "--priority=err").count("tools.profile") == 1
     assert "cannot start: setting tools.profile" in host.show(SERVICE, "StatusText")["StatusText"]
     # Mended, the next client is served, though the process that tells of the cause has not left yet.
     assert handshake(host) == reason
@@ -321,24 +319,34 @@ def processes(container: Container) -> str:
     return container.systemctl("list-units", "--all", "--no-legend", "redstreamd*@*.service")
 
 
-def test_clients_beyond_the_processes_that_there_may_be_are_told(host: Container) -> None:
+def test_each_client_of_the_socket_has_a_process_and_those_beyond_what_there_may_be_are_told(
+    host: Container,
+) -> None:
     host.systemctl("start", REDIS, INETD)
+    # Those that another test's clients had end after their clients.
     wait_until(lambda: processes(host) == "", timeout_seconds=TIMEOUT)
-    host.write(
-        "/run/systemd/system/redstreamd@.service.d/test.conf",
-        "[Service]\nExecStart=\nExecStart=/opt/redstreamd/bin/redstreamd stdio --at-most 1\n",
-    )
-    host.systemctl("daemon-reload")
+    template = "/run/systemd/system/redstreamd@.service.d"
+    running = []
     try:
-        with socket.socket(socket.AF_UNIX) as first:
-            first.settimeout(TIMEOUT)
-            first.connect(str(host.path(INETD_DOOR)))
-            first.sendall(INITIALIZE)
-            with first.makefile() as lines:
-                assert "result" in json.loads(lines.readline())
+        with contextlib.ExitStack() as clients:
+            for number in range(2):
+                agent = clients.enter_context(Agent(host, INETD_DOOR))
+                added = agent.call("stream_add", stream="svc:test:inetd", entries=[{"n": number}])
+                assert len(added["ids"]) == 1
+                units = host.systemctl("list-units", "--plain", "--no-legend", "redstreamd*@*.service")
+                running.append(len(units.splitlines()))
+                # The first is served by the unit as it is shipped, which lets many come.
+                host.write(
+                    f"{template}/test.conf",
+                    "[Service]\nExecStart=\nExecStart=/opt/redstreamd/bin/redstreamd stdio --at-most 2\n",
+                )
+                host.systemctl("daemon-reload")
             assert handshake(host, INETD_DOOR) == (
-                "redstreamd cannot start: 1 clients are served, the most there may be; try later"
+                "redstreamd cannot start: 2 clients are served, the most there may be; try later"
             )
     finally:
-        host.run("rm", "-r", "/run/systemd/system/redstreamd@.service.d")
+        host.run("rm", "-rf", template)
         host.systemctl("daemon-reload")
+    assert running == [1, 2]
+    # A client that leaves takes its process along, and leaves no failed unit behind.
+    wait_until(lambda: processes(host) == "", timeout_seconds=TIMEOUT)
