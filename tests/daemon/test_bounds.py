@@ -265,6 +265,11 @@ def test_two_hundred_newcomers_over_each_transport_are_told_the_bound_and_status
         with measured:
             assert meanwhile <= max(2 * usual, usual + 0.002)
         assert not is_served(at_bound)
+        if kind == "connections":
+            assert "there is room for" not in daemon.log
+            a_flood_is_told_and_the_status_is_answered_in_it(at_bound)
+        if kind == "few":
+            too_few_descriptors_are_said_by_record_status_and_doctor(redis, daemon)
         if kind == "none":
             limit_descriptors(daemon, 1024)
         else:
@@ -275,48 +280,44 @@ def test_two_hundred_newcomers_over_each_transport_are_told_the_bound_and_status
         assert "Traceback" not in daemon.log
 
 
-def test_a_flood_is_told_and_the_status_is_answered_in_it(redis: Server) -> None:
+def a_flood_is_told_and_the_status_is_answered_in_it(at_bound: Bounded) -> None:
     """Ten times two hundred, one wave after the other, which leave as soon as they are told."""
-    with bounded(redis, "connections") as at_bound:
-        assert "there is room for" not in at_bound.daemon.log
-        for _ in range(10):
-            with contextlib.ExitStack() as stack:
-                newcomers = [stack.enter_context(at_bound.connect("unix")) for _ in range(NEWCOMERS)]
-                for number, newcomer in enumerate(newcomers):
-                    newcomer.sendall(initialize(f"n{number}"))
-                _, took = status_report(at_bound.daemon)
-                with measured:
-                    assert took <= 2
-                messages = [told(each) for each in everything_received(newcomers, 120)]
-                assert [each["id"] for each in messages] == [f"n{number}" for number in range(NEWCOMERS)]
+    for _ in range(10):
+        with contextlib.ExitStack() as stack:
+            newcomers = [stack.enter_context(at_bound.connect("unix")) for _ in range(NEWCOMERS)]
+            for number, newcomer in enumerate(newcomers):
+                newcomer.sendall(initialize(f"n{number}"))
+            _, took = status_report(at_bound.daemon)
+            with measured:
+                assert took <= 2
+            messages = [told(each) for each in everything_received(newcomers, 120)]
+            assert [each["id"] for each in messages] == [f"n{number}" for number in range(NEWCOMERS)]
 
 
-def test_too_few_descriptors_are_said_at_the_start_and_by_status_and_doctor(redis: Server) -> None:
-    with bounded(redis, "few") as at_bound:
-        daemon = at_bound.daemon
-        (record,) = [line for line in daemon.log.splitlines() if "there is room for" in line]
-        assert " WARNING " in record
-        assert "room for 64 of 4096 connections" in record
-        assert "may have 128 file descriptors" in record
-        assert "raise LimitNOFILE= of the service" in record
-        assert "to 4400, or lower limits.max_connections" in record
-        report, _ = status_report(daemon)
-        assert "room for 64 of 4096" in report
-        assert "Raise LimitNOFILE= of the service" in report
-        done = subprocess.run(
-            [PROGRAM, "doctor", "--no-service", "--json"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": str(daemon.directory),
-                "XDG_RUNTIME_DIR": str(daemon.directory),
-                "REDIS_URL": f"unix://{redis.path}",
-            },
-        )
-        checks = {check["check"]: check for check in json.loads(done.stdout)}
-        assert checks["socket"]["severity"] == "warning"
-        assert "room for 64 of 4096" in checks["socket"]["seen"]
-        assert "newcomers displace" in checks["socket"]["seen"]
-        assert "LimitNOFILE=" in checks["socket"]["todo"]
+def too_few_descriptors_are_said_by_record_status_and_doctor(redis: Server, daemon: Daemon) -> None:
+    (record,) = [line for line in daemon.log.splitlines() if "there is room for" in line]
+    assert " WARNING " in record
+    assert "room for 64 of 4096 connections" in record
+    assert "may have 128 file descriptors" in record
+    assert "raise LimitNOFILE= of the service" in record
+    assert "to 4400, or lower limits.max_connections" in record
+    report, _ = status_report(daemon)
+    assert "room for 64 of 4096" in report
+    assert "Raise LimitNOFILE= of the service" in report
+    done = subprocess.run(
+        [PROGRAM, "doctor", "--no-service", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(daemon.directory),
+            "XDG_RUNTIME_DIR": str(daemon.directory),
+            "REDIS_URL": f"unix://{redis.path}",
+        },
+    )
+    checks = {check["check"]: check for check in json.loads(done.stdout)}
+    assert checks["socket"]["severity"] == "warning"
+    assert "room for 64 of 4096" in checks["socket"]["seen"]
+    assert "newcomers displace" in checks["socket"]["seen"]
+    assert "LimitNOFILE=" in checks["socket"]["todo"]

@@ -9,9 +9,9 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -164,44 +164,53 @@ HELLO = {
 }
 
 
-@pytest.mark.parametrize("modern", [False, True], ids=["handshake", "modern"])
-def test_no_call_makes_the_daemon_import_anything(redis: Server, place: Path, modern: bool) -> None:
+def test_no_call_makes_the_daemon_import_anything(redis: Server, place: Path) -> None:
     """An import would hold up all clients; and the SDK's client and redis-py's are never needed."""
     with (
         running_daemon(redis, directory=place, program=watched(place, "watch"), preload=False) as daemon,
-        socket.socket(socket.AF_UNIX) as connection,
+        contextlib.ExitStack() as clients,
     ):
-        connection.settimeout(60)
-        connection.connect(daemon.path)
-        lines = connection.makefile("rwb")
-
-        def ask(message: dict[str, Any]) -> dict[str, Any]:
-            lines.write(json.dumps(message).encode() + b"\n")
-            lines.flush()
-            while True:
-                answer: dict[str, Any] = json.loads(lines.readline())
-                if answer.get("id") == message["id"]:
-                    return answer
-
-        assert "result" in ask({**HELLO, **json.loads(request(0, "stream_list", {}))} if modern else HELLO)
+        lines = []
+        # A client of each era.
+        for greeting in (HELLO, {**HELLO, **json.loads(request(0, "stream_list", {}))}):
+            connection = clients.enter_context(socket.socket(socket.AF_UNIX))
+            connection.settimeout(60)
+            connection.connect(daemon.path)
+            lines.append(connection.makefile("rwb"))
+            assert "result" in ask(lines[-1], greeting)
         # Said once everything is imported.
         wait_until(lambda: "listens on" in daemon.log)
         before = len(noted(place))
-        failed = 0
-        for number, each in enumerate(_requests(modern), 1):
-            each["params"].pop("_meta", None)
-            if modern:
-                each["params"]["_meta"] = META
-            answer = ask({**each, "jsonrpc": "2.0", "id": number})
-            failed += "error" in answer
-        lines.write(b"{\n")
-        lines.flush()
-        assert b"-32700" in lines.readline()
+        for modern in (False, True):
+            call_everything(lines[modern], modern=modern)
         events = noted(place)
-    assert 3 <= failed < number / 2
     assert events[before:] == []
     assert not names(events) & {"mcp.client", "mcp.server.mcpserver", "redis.client", "redis.asyncio.client"}
     assert not names(events) & HTTP
+
+
+def ask(lines: BinaryIO, message: dict[str, Any]) -> dict[str, Any]:
+    """Send a request and return its answer."""
+    lines.write(json.dumps(message).encode() + b"\n")
+    lines.flush()
+    while True:
+        answer: dict[str, Any] = json.loads(lines.readline())
+        if answer.get("id") == message["id"]:
+            return answer
+
+
+def call_everything(lines: BinaryIO, *, modern: bool) -> None:
+    failed = 0
+    for number, each in enumerate(_requests(modern), 1):
+        each["params"].pop("_meta", None)
+        if modern:
+            each["params"]["_meta"] = META
+        answer = ask(lines, {**each, "jsonrpc": "2.0", "id": number})
+        failed += "error" in answer
+    lines.write(b"{\n")
+    lines.flush()
+    assert b"-32700" in lines.readline()
+    assert 3 <= failed < number / 2
 
 
 MODELS = """
@@ -270,9 +279,10 @@ def processor_time_until_answered(server: Server, line: bytes) -> float:
 def test_a_first_plain_call_costs_little_more_than_the_libraries_it_needs(redis: Server, place: Path) -> None:
     """About two and a half times as long as importing trio, where the SDK's import takes part."""
     libraries = min(processor_time(sys.executable, "-c", "import trio", place=place) for _ in range(2))
-    first_call = min(processor_time_until_answered(redis, CALL) for _ in range(3))
+    # Once is enough, if it is as fast.
+    first_calls = (processor_time_until_answered(redis, CALL) for _ in range(3))
     with measured:
-        assert first_call < 3.2 * libraries
+        assert any(seconds < 3.2 * libraries for seconds in first_calls)
 
 
 def test_a_first_handshake_costs_less_than_the_import_of_the_sdks_server(redis: Server, place: Path) -> None:
@@ -281,25 +291,26 @@ def test_a_first_handshake_costs_less_than_the_import_of_the_sdks_server(redis: 
         processor_time(sys.executable, "-c", "import mcp.server.lowlevel", place=place) for _ in range(2)
     )
     greeting = json.dumps(HELLO).encode() + b"\n"
+    # Once is enough, if it is as fast.
+    handshakes = (processor_time_until_answered(redis, greeting) for _ in range(2))
     with measured:
-        assert min(processor_time_until_answered(redis, greeting) for _ in range(2)) < 0.9 * sdk
+        assert any(seconds < 0.9 * sdk for seconds in handshakes)
 
 
 def test_invalid_settings_cost_less_than_importing_trio(place: Path) -> None:
     def seconds(*words: str) -> float:
-        """Processor time, the less of two, of which other programs take nothing."""
-        return min(once(words) for _ in range(2))
-
-    def once(words: tuple[str, ...]) -> float:
+        """Processor time, of which other programs take nothing."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(words, env=clean_environment(place), capture_output=True, check=False)
         assert done.returncode == (78 if "serve" in words else 0)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    invalid = seconds(sys.executable, "-m", "redstreamd", "serve", "--set", "limits.max_waits=many")
+    trio = min(seconds(sys.executable, "-c", "import trio") for _ in range(2))
+    wrong = ("-m", "redstreamd", "serve", "--set", "limits.max_waits=many")
+    # Once is enough, if it is as fast.
     with measured:
-        assert invalid < 1.5 * seconds(sys.executable, "-c", "import trio")
+        assert any(seconds(sys.executable, *wrong) < 1.5 * trio for _ in range(2))
 
 
 def test_a_module_that_cannot_be_imported_ends_the_daemon_with_a_record(place: Path) -> None:
@@ -354,48 +365,54 @@ def connected(place: Path) -> socket.socket:
 CALL = request(1, "stream_list", {})
 
 
-def test_plain_calls_are_served_while_the_sdk_is_imported(place: Path) -> None:
-    with held(place, "serve") as daemon, connected(place) as one, connected(place) as other:
-        one.sendall(json.dumps(HELLO).encode() + b"\n")
-        wait_until(lambda: ["import", "False", "mcp.server.runner"] in noted(place))
-        other.sendall(CALL)
-        answer = json.loads(other.makefile("rb").readline())
-        # There is no Redis; who says so is the tool.
-        assert answer["result"]["structuredContent"]["code"] == "CONNECTION_ERROR"
-        assert not {"mcp.shared.jsonrpc_dispatcher", "redstreamd.prompts.catalog"} & names(noted(place))
-        assert "listens on" not in (place / "log").read_text()
-        go(place)
-        assert json.loads(one.makefile("rb").readline())["id"] == "hello"
-        wait_until(lambda: "listens on" in (place / "log").read_text())
-        daemon.terminate()
-        assert daemon.wait(60) == 0
-
-
 def line(request_id: int | None, method: str, params: dict[str, Any]) -> bytes:
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method, "params": params}
     return json.dumps(message if request_id is None else {**message, "id": request_id}).encode() + b"\n"
 
 
-def test_plain_handshakes_are_answered_while_the_sdk_is_imported_and_as_the_sdk_does(place: Path) -> None:
+def test_what_is_plain_is_served_while_the_sdk_is_imported_and_as_the_sdk_does(place: Path) -> None:
+    """Calls, handshakes of each revision, and discoveries, of one daemon."""
+    with held(place, "serve") as daemon, contextlib.ExitStack() as clients:
+        first = clients.enter_context(connected(place))
+        first.sendall(json.dumps(HELLO).encode() + b"\n")
+        wait_until(lambda: ["import", "False", "mcp.server.runner"] in noted(place))
+        other = clients.enter_context(connected(place))
+        other.sendall(CALL)
+        answer = json.loads(other.makefile("rb").readline())
+        # There is no Redis; who says so is the tool.
+        assert answer["result"]["structuredContent"]["code"] == "CONNECTION_ERROR"
+        finish_handshakes = handshakes(place, clients)
+        finish_discovery = discovery(place, clients)
+        assert not {"mcp.shared.jsonrpc_dispatcher", "redstreamd.prompts.catalog"} & names(noted(place))
+        assert "listens on" not in (place / "log").read_text()
+        go(place)
+        assert json.loads(first.makefile("rb").readline())["id"] == "hello"
+        finish_handshakes()
+        finish_discovery()
+        wait_until(lambda: "listens on" in (place / "log").read_text())
+        daemon.terminate()
+        assert daemon.wait(60) == 0
+
+
+def handshakes(place: Path, clients: contextlib.ExitStack) -> Callable[[], None]:
+    """Do what is answered before the SDK is there, and return what compares it with what the SDK does."""
     versions = (*REVISIONS, "1999-01-01")
     hellos = [line(0, "initialize", {**HELLO["params"], "protocolVersion": version}) for version in versions]
-    with held(place, "serve") as daemon, contextlib.ExitStack() as clients:
-        answers = []
-        for hello in hellos:
-            one = clients.enter_context(connected(place))
-            lines = one.makefile("rb")
-            wait_until(lambda: ["import", "False", "mcp.server.runner"] in noted(place))
-            one.sendall(hello)
-            early = json.loads(lines.readline())
-            assert early["result"]["protocolVersion"]
-            # The request waits for the SDK, and holds up neither what comes after it nor its cancellation.
-            one.sendall(line(None, "notifications/initialized", {}) + line(1, "tools/list", {}))
-            one.sendall(line(2, "prompts/list", {}) + line(None, "notifications/cancelled", {"requestId": 2}))
-            one.sendall(line(3, "tools/call", {"name": "stream_list", "arguments": {}}))
-            assert json.loads(lines.readline())["id"] == 3
-            answers.append((hello, early, one, lines))
-        assert "mcp.shared.jsonrpc_dispatcher" not in names(noted(place))
-        go(place)
+    answers = []
+    for hello in hellos:
+        one = clients.enter_context(connected(place))
+        lines = one.makefile("rb")
+        one.sendall(hello)
+        early = json.loads(lines.readline())
+        assert early["result"]["protocolVersion"]
+        # The request waits for the SDK, and holds up neither what comes after it nor its cancellation.
+        one.sendall(line(None, "notifications/initialized", {}) + line(1, "tools/list", {}))
+        one.sendall(line(2, "prompts/list", {}) + line(None, "notifications/cancelled", {"requestId": 2}))
+        one.sendall(line(3, "tools/call", {"name": "stream_list", "arguments": {}}))
+        assert json.loads(lines.readline())["id"] == 3
+        answers.append((hello, early, one, lines))
+
+    def finish() -> None:
         for hello, early, one, lines in answers:
             listing = json.loads(lines.readline())
             assert (listing["id"], len(listing["result"]["tools"]) > 5) == (1, True)
@@ -404,26 +421,26 @@ def test_plain_handshakes_are_answered_while_the_sdk_is_imported_and_as_the_sdk_
             with connected(place) as other:
                 other.sendall(hello)
                 assert json.loads(other.makefile("rb").readline()) == early
-        daemon.terminate()
-        assert daemon.wait(60) == 0
+
+    return finish
 
 
-def test_a_plain_discovery_is_answered_while_the_sdk_is_imported_and_as_the_sdk_does(place: Path) -> None:
+def discovery(place: Path, clients: contextlib.ExitStack) -> Callable[[], None]:
+    """The same of `server/discover`."""
     discover = line(0, "server/discover", {"_meta": META})
-    with held(place, "serve") as daemon, connected(place) as one:
-        lines = one.makefile("rb")
-        wait_until(lambda: ["import", "False", "mcp.server.runner"] in noted(place))
-        one.sendall(discover)
-        early = json.loads(lines.readline())
-        assert early["result"]["supportedVersions"] == ["2026-07-28"]
-        # The requests wait for the SDK, and hold up neither what comes after them nor a cancellation.
-        one.sendall(line(1, "tools/list", {"_meta": META}) + line(2, "prompts/list", {"_meta": META}))
-        one.sendall(line(3, "server/discover", {"_meta": META, "x": 1}))
-        one.sendall(line(None, "notifications/cancelled", {"requestId": 2}))
-        one.sendall(line(4, "tools/call", {"name": "stream_list", "arguments": {}, "_meta": META}))
-        assert json.loads(lines.readline())["id"] == 4
-        assert "mcp.shared.jsonrpc_dispatcher" not in names(noted(place))
-        go(place)
+    one = clients.enter_context(connected(place))
+    lines = one.makefile("rb")
+    one.sendall(discover)
+    early = json.loads(lines.readline())
+    assert early["result"]["supportedVersions"] == ["2026-07-28"]
+    # The requests wait for the SDK, and hold up neither what comes after them nor a cancellation.
+    one.sendall(line(1, "tools/list", {"_meta": META}) + line(2, "prompts/list", {"_meta": META}))
+    one.sendall(line(3, "server/discover", {"_meta": META, "x": 1}))
+    one.sendall(line(None, "notifications/cancelled", {"requestId": 2}))
+    one.sendall(line(4, "tools/call", {"name": "stream_list", "arguments": {}, "_meta": META}))
+    assert json.loads(lines.readline())["id"] == 4
+
+    def finish() -> None:
         later = {answer["id"]: answer for answer in (json.loads(lines.readline()) for _ in range(2))}
         assert later.keys() == {1, 3}
         assert len(later[1]["result"]["tools"]) > 5
@@ -432,8 +449,8 @@ def test_a_plain_discovery_is_answered_while_the_sdk_is_imported_and_as_the_sdk_
         with connected(place) as other:
             other.sendall(discover)
             assert json.loads(other.makefile("rb").readline()) == early
-        daemon.terminate()
-        assert daemon.wait(60) == 0
+
+    return finish
 
 
 def test_plain_calls_on_standard_input_are_served_while_the_sdk_is_imported(place: Path) -> None:

@@ -16,7 +16,7 @@ from tests.support.servers import Server
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "policies.md"
 
-#: Passes named sockets, as systemd does (sd_listen_fds(3)), to the program that it becomes.
+#: Runs the program with named sockets, as systemd passes them (sd_listen_fds(3)).
 _ACTIVATE: Final = """
 import os, socket, sys
 names, program = sys.argv[1].split(","), sys.argv[2:]
@@ -31,7 +31,9 @@ for number, name in enumerate(names, 3):
         os.dup2(listener.fileno(), number)
 os.environ |= {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
 os.environ["LISTEN_PID"] = str(os.getpid())
-os.execv(program[0], program)
+sys.argv[:] = program
+from redstreamd.cli import main
+sys.exit(main())
 """
 
 
@@ -108,7 +110,7 @@ def test_clients_get_what_the_page_says(policy: Policy, redis: Server) -> None:
         file = place / "redstreamd.toml"
         file.write_text(policy.settings, "utf-8")
         options = ("--config", str(file))
-        with running_daemon(redis, *options, directory=place, program=program, preload=False) as daemon:
+        with running_daemon(redis, *options, directory=place, program=program) as daemon:
             listed: list[str] = []
             for who, tool, arguments, expected in policy.calls:
                 path = daemon.path.replace("mcp.sock", f"{who}.sock")
