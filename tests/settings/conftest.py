@@ -16,9 +16,14 @@ from redstreamd.settings import Loaded, load
 def load_from(tmp_path: Path) -> Callable[..., Loaded]:
     """Load from a file's text, an environment and a command line, each empty by default."""
 
+    file = tmp_path / "redstreamd.toml"
+    written: list[str] = []
+
     def load_these(toml: str = "", environ: dict[str, str] | None = None, **options: Any) -> Loaded:
-        file = tmp_path / "redstreamd.toml"
-        file.write_text(toml, encoding="utf-8")
+        # Many load thousands of times, and nearly always with the same text as before.
+        if written != [toml]:
+            file.write_text(toml, encoding="utf-8")
+            written[:] = [toml]
         return load(config=file, environ=environ or {}, **options)
 
     return load_these
