@@ -130,6 +130,9 @@ def test_what_fails_beside_others_is_measured_again_alone_and_reported(tmp_path:
                 sys.executable,
                 "-m",
                 "pytest",
+                # Only what the inner run is about: each of its processes imports them.
+                "-p",
+                "xdist.plugin",
                 "-p",
                 "tests.support.measured",
                 "-p",
@@ -139,7 +142,7 @@ def test_what_fails_beside_others_is_measured_again_alone_and_reported(tmp_path:
             *("--numprocesses", "3", "--dist", "loadfile", "--basetemp", str(tmp_path / "temporary")),
         ],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        env={"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         timeout=300,

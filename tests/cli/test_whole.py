@@ -47,19 +47,9 @@ async def test_entries_called_in_are_there_after_ctrl_c_and_a_restart(place, red
     assert await daemon.wait() == 0
 
 
-async def test_a_second_daemon_on_the_same_state_is_to_be_tried_later(place, redstreamd, finished):
-    valkey_binary()
-    daemon = await redstreamd("serve", "--embedded", "--listen", f"unix:{place}", stderr=subprocess.STDOUT)
-    await ready(daemon)
-    second = await finished("serve", "--embedded", "--listen", f"unix:{place}-2")
-    assert second.returncode == 75
-    assert f"process {daemon.pid} is using the state directory" in second.stderr.decode()
-    daemon.terminate()
-    await read_all(daemon.stdout)
-    assert await daemon.wait() == 0
-
-
-async def test_the_bridge_carries_a_session_to_the_daemon(place, redstreamd, finished):
+async def test_a_second_daemon_on_the_same_state_is_refused_and_the_bridge_reaches_the_first(
+    place, redstreamd, finished
+):
     valkey_binary()
     opening = {
         "jsonrpc": "2.0",
@@ -73,6 +63,10 @@ async def test_the_bridge_carries_a_session_to_the_daemon(place, redstreamd, fin
     }
     daemon = await redstreamd("serve", "--embedded", "--listen", f"unix:{place}", stderr=subprocess.STDOUT)
     await ready(daemon)
+    second = await finished("serve", "--embedded", "--listen", f"unix:{place}-2")
+    # It is to be tried later.
+    assert second.returncode == 75
+    assert f"process {daemon.pid} is using the state directory" in second.stderr.decode()
     line = json.dumps(opening).encode() + b"\n"
     bridged = await finished("connect", "--socket", str(place), stdin=line)
     assert (bridged.returncode, bridged.stderr) == (0, b"")

@@ -72,14 +72,23 @@ def test_its_health_check_connects(claude: Agent) -> None:
     assert "Connected" in done.stdout
 
 
-def test_a_turn_lists_the_tools_and_adds_an_entry(claude: Agent, model: Model, redis_server: Server) -> None:
-    began = turn(claude, model, ("stream_add", {"stream": "claude:a:b", "entries": [{"n": 1}]}))
+def test_a_turn_lists_the_tools_adds_an_entry_and_reads_cause_and_next_step_of_a_failed_call(
+    claude: Agent, model: Model, redis_server: Server
+) -> None:
+    began = turn(
+        claude,
+        model,
+        ("stream_add", {"stream": "claude:a:b", "entries": [{"n": 1}]}),
+        ("work_done", {"lease": "lease1.none"}),
+    )
     assert [(server["name"], server["status"]) for server in began["mcp_servers"]] == [
         ("redstreamd", "connected")
     ]
     assert {"mcp__redstreamd__stream_add", "mcp__redstreamd__work_take"} <= set(began["tools"])
-    ((text, failed),) = model.outcomes
-    assert not failed
+    ((text, failed), (reason, refused)) = model.outcomes
+    assert (failed, refused) == (False, True)
+    assert reason.startswith("INVALID_ARGUMENT: lease='lease1.none' is not a lease of this bus. Cause: ")
+    assert "Next step: Pass the `lease` of the work_take answer" in reason
     ((entry_id, fields),) = redis_server.command("XRANGE", "claude:a:b", "-", "+")
     assert json.loads(text)["ids"] == [entry_id.decode()]
     assert fields[:2] == [b"n", b"1"]
@@ -94,14 +103,6 @@ def test_the_model_is_told_how_to_use_the_bus(claude: Agent, model: Model) -> No
     tool = tools["mcp__redstreamd__work_take"]
     assert tool["description"].endswith("work_extend while you need longer.")
     assert tool["input_schema"]["required"] == ["stream", "group", "consumer"]
-
-
-def test_the_model_reads_cause_and_next_step_of_a_failed_call(claude: Agent, model: Model) -> None:
-    turn(claude, model, ("work_done", {"lease": "lease1.none"}))
-    ((text, failed),) = model.outcomes
-    assert failed
-    assert text.startswith("INVALID_ARGUMENT: lease='lease1.none' is not a lease of this bus. Cause: ")
-    assert "Next step: Pass the `lease` of the work_take answer" in text
 
 
 def test_without_a_daemon_user_and_model_are_told_how_to_start_one(

@@ -49,6 +49,24 @@ REPORT = textwrap.dedent("""
 """)
 
 
+#: Reports on each of several environments, one after the other, with a descriptor of its own; or the error.
+REPORTS = f"""
+import fcntl, json, os, sys
+kept = fcntl.fcntl(3, fcntl.F_DUPFD, 100)
+for environ in json.loads(os.environ.pop("ENVIRONS")):
+    os.dup2(kept, 3, inheritable=True)
+    os.environ |= environ
+    if environ.get("LISTEN_PID") == "self":
+        os.environ["LISTEN_PID"] = str(os.getpid())
+    try:
+        exec({REPORT!r})
+    except Exception as error:
+        print(json.dumps(f"{{type(error).__name__}}: {{error}}"))
+        for name in [name for name in os.environ if name.startswith("LISTEN_")]:
+            del os.environ[name]
+"""
+
+
 def launch(
     program: str, descriptors: dict[int, int], environ: dict[str, str], **options: Any
 ) -> subprocess.Popen[bytes]:
@@ -69,6 +87,15 @@ def report_of(descriptors: dict[int, int], **environ: str) -> dict[str, Any]:
     assert output, errors.decode()
     report: dict[str, Any] = json.loads(output)
     return report
+
+
+def reports_of(listener: socket.socket, environs: list[dict[str, str]]) -> list[Any]:
+    """Return the report on each environment of one process, whose descriptor 3 the listener is."""
+    process = launch(REPORTS, {listener.fileno(): 3}, {"ENVIRONS": json.dumps(environs)})
+    output, errors = process.communicate(timeout=120)
+    reports = [json.loads(line) for line in output.splitlines()]
+    assert len(reports) == len(environs), errors.decode()
+    return reports
 
 
 def error_of(descriptors: dict[int, int], **environ: str) -> str:
@@ -130,17 +157,15 @@ def test_no_later_program_inherits_the_sockets_or_their_description(unix_listene
     assert report["left in environment"] == []
 
 
-@pytest.mark.parametrize("pid", [None, "1", "", "x"])
 def test_what_was_meant_for_another_process_is_left_alone_but_for_the_environment(
-    unix_listener: socket.socket, pid: str | None
+    unix_listener: socket.socket,
 ) -> None:
-    environ = {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "mcp"}
-    if pid is not None:
-        environ["LISTEN_PID"] = pid
-    report = report_of({unix_listener.fileno(): 3}, **environ)
-    assert report["listeners"] == []
-    assert report["inheritable"] == [3]
-    assert report["left in environment"] == []
+    environs = [{"LISTEN_FDS": "1", "LISTEN_FDNAMES": "mcp"}]
+    environs += [environs[0] | {"LISTEN_PID": pid} for pid in ("1", "", "x")]
+    for report in reports_of(unix_listener, environs):
+        assert report["listeners"] == []
+        assert report["inheritable"] == [3]
+        assert report["left in environment"] == []
 
 
 def test_a_connected_socket_and_a_stored_file_are_told_from_listeners(unix_listener: socket.socket) -> None:
@@ -167,22 +192,18 @@ def test_a_datagram_socket_is_a_mistake_in_the_socket_unit() -> None:
     assert "ListenStream=" in error
 
 
-@pytest.mark.parametrize(
-    ("environ", "part"),
-    [
+def test_a_description_that_cannot_be_true_is_refused(unix_listener: socket.socket) -> None:
+    refused = [
         ({"LISTEN_FDS": "two"}, "LISTEN_FDS='two'"),
         ({"LISTEN_FDS": "-1"}, "LISTEN_FDS='-1'"),
         ({"LISTEN_FDS": "9999999999"}, "LISTEN_FDS='9999999999'"),
         ({"LISTEN_FDS": "1", "LISTEN_FDNAMES": "mcp:http"}, "1 names"),
         ({"LISTEN_FDS": "2", "LISTEN_FDNAMES": "mcp:http"}, "4: Bad file descriptor"),
-    ],
-)
-def test_a_description_that_cannot_be_true_is_refused(
-    unix_listener: socket.socket, environ: dict[str, str], part: str
-) -> None:
-    error = error_of({unix_listener.fileno(): 3}, LISTEN_PID="self", **environ)
-    assert "SettingsError" in error
-    assert part in error
+    ]
+    environs = [environ | {"LISTEN_PID": "self"} for environ, _ in refused]
+    for error, (_, part) in zip(reports_of(unix_listener, environs), refused, strict=True):
+        assert "SettingsError" in error
+        assert part in error
 
 
 # The socket as standard input
