@@ -30,7 +30,7 @@ from tests.model.publishing import Publishing
 from tests.model.requesting import Requesting
 from tests.model.world import MAX_DELIVERIES, Lease
 from tests.support.buses import BusThread
-from tests.support.counts import LONG, counts
+from tests.support.counts import LONG
 from tests.support.servers import Server
 from tests.support.topologies import Deployed
 
@@ -80,14 +80,28 @@ def test_the_tools_do_what_the_model_says(request: pytest.FixtureRequest, kind: 
     check_model(request.getfixturevalue(f"{kind}_server"), examples)
 
 
-@pytest.mark.parametrize("examples", counts(15, ci=40, full=300))
-@pytest.mark.parametrize("names", ["", " with names"], ids=["values", "names"])
+#: How the streams of `NAMES` are encrypted.
+FORMS = {
+    "values": ["* are encrypted"],
+    "names": ["* are encrypted with names"],
+    "values of one, names of the other": [f"{NAMES[0]} are encrypted", "* are encrypted with names"],
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "examples"),
+    [
+        ("values of one, names of the other", 15),
+        *(pytest.param(form, 40, marks=pytest.mark.soak_ci) for form in ("values", "names")),
+        *(pytest.param(form, 300, marks=pytest.mark.soak) for form in FORMS),
+    ],
+)
 def test_the_tools_do_the_same_where_entries_are_encrypted(
-    redis_server: Server, tmp_path: Path, names: str, examples: int
+    redis_server: Server, tmp_path: Path, form: str, examples: int
 ) -> None:
     clear = frozenset({"n", "at"})
-    rule = f"* are encrypted{names} except {' '.join(sorted(clear))}"
-    chosen = InForce(KeyDirectory(tmp_path / "keys", "k1"), "k1", rule)
+    rules = [f"{rule} except {' '.join(sorted(clear))}" for rule in FORMS[form]]
+    chosen = InForce(KeyDirectory(tmp_path / "keys", "k1"), "k1", *rules)
     check_model(redis_server, examples, chosen, {"keys": chosen.keys, "clear": clear})
 
 
