@@ -20,6 +20,7 @@ from redis.commands.core import AsyncBasicKeyCommands, AsyncStreamCommands
 
 from redstreamd.redisio import Arg, Role, reply_parsing
 from redstreamd.redisio.connect_errors import STILL_CONNECTING
+from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.delivery import Write, deliver, deliver_confirmed
 from redstreamd.redisio.every_node import ScanCursor, ask_any, ask_every, scan_step
 from redstreamd.redisio.lost_replies import send_with_retries
@@ -143,7 +144,7 @@ class Redis:
         key: str | bytes | None,
         role: Role = Role.COMMAND,
         retry_safe: bool = False,
-        answered_by: Callable[[Node], None] | None = None,
+        answered_by: Callable[[Node, Connection], None] | None = None,
     ) -> Coroutine[Any, Any, Any]:
         """Send one command and return its reply; to be awaited at once.
 
@@ -153,7 +154,7 @@ class Redis:
                 itself, as INFO does. None if any node will do, as for PING.
             role: Which connection.
             retry_safe: Whether it may be sent again if its reply is lost.
-            answered_by: Told which node gave the reply, in the step in which it came.
+            answered_by: Told which node gave the reply, and on which connection.
 
         Raises: as `Node.execute`, which says what a cancellation does.
         """

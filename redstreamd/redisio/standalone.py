@@ -48,7 +48,7 @@ class Standalone(Topology):
         return self.node
 
     def follow(self, node: Node, _key: str | bytes | None, error: RedisError) -> Redirection | None:
-        """Return None: there is no other server. It is connected to anew if it has a name and is a replica."""
+        """Return None: there is no other server; a replica that has a name is connected to anew."""
         now = trio.current_time()
         if (
             row_of(error).kind == "READONLY"

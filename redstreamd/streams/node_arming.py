@@ -273,9 +273,13 @@ class NodeArming:
             return True
         arming = keys.begin([name], None)
         nodes: list[Node] = []
+
+        def answered(node: Node, _connection: object) -> None:
+            nodes.append(node)
+
         try:
             found = await self._redis.execute(
-                "EXISTS", name, key=name, role=Role.WATCH, retry_safe=True, answered_by=nodes.append
+                "EXISTS", name, key=name, role=Role.WATCH, retry_safe=True, answered_by=answered
             )
         except BusError as error:
             if isinstance(error, ServerReplied) and error.recovery is not Recovery.NOT_EXECUTED:
