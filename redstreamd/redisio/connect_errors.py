@@ -120,7 +120,7 @@ def not_connected(target: Target, error: Exception) -> Problem:
             PermissionError: "This host forbids it: allow the address in "
             f"{unit_setting('IPAddressAllow=')}, as the drop-in remote-redis.conf does, or in its firewall.",
         }
-        fallback = f"Start Redis, or {target.settings.correct_address}."
+        fallback = target.settings.start
     step = next((text for leaf in causes for kind, text in steps.items() if isinstance(leaf, kind)), fallback)
     return Problem(ProblemKind.UNREACHABLE, _joined(causes), step)
 

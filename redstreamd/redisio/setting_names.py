@@ -21,6 +21,7 @@ class SettingNames:
         what: The kind, at the beginning of a sentence.
         address: Where the settings name it; empty for a server that only others announce.
         announced_by: Who tells its address, with the option of Redis that decides it; None for nobody.
+        successor: Who takes its place when it is down, as a sentence; empty for nobody.
         tls: Whether it is spoken to in TLS.
         ca_file: Whose certificates are trusted.
         server_name: The name that its certificate must bear.
@@ -33,6 +34,7 @@ class SettingNames:
     what: str = "Redis"
     address: tuple[str, ...] = ("redis.host", "redis.port")
     announced_by: str | None = None
+    successor: str = ""
     tls: str = "redis.tls"
     ca_file: str = "redis.ca_file"
     server_name: str = "redis.server_name"
@@ -50,6 +52,12 @@ class SettingNames:
         return (
             f"correct its address: {setting(*self.address)}, or, {announced}" if self.address else announced
         )
+
+    @property
+    def start(self) -> str:
+        """What helps if nothing listens at its address."""
+        start = f"{self.successor} Else start it" if self.successor else "Start Redis"
+        return f"{start}, or {self.correct_address}."
 
     @property
     def use_tls(self) -> str:
@@ -87,7 +95,9 @@ WATCHED: Final = SettingNames(
 """A server that sentinels watch over."""
 
 CLUSTER_NODE: Final = SettingNames(
+    what="The node of the cluster",
     address=("redis.nodes",),
+    successor="Its replica takes its place within seconds, if it has one.",
     announced_by="the cluster announces another address (`cluster-announce-ip` of the node)",
     url="rediss+cluster://",
 )

@@ -1,15 +1,15 @@
 """Which primary of a Redis Cluster serves which slot, as its nodes tell.
 
 Owns the reading of what a node tells, and what holds where nodes differ. Asks nobody, and holds no
-connection: asking is done in ``cluster_views``, following in ``cluster``. redis-py computes slots and takes
-the reply apart. Source: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
+connection: asking is done in ``cluster_views``, following in ``cluster``. redis-py computes slots; its module
+that takes the reply apart brings two clients with it. Source: https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -111,28 +111,16 @@ class View:
         return owners
 
 
-@functools.cache
-def _load_parser() -> Callable[..., dict[tuple[int, int], dict[str, Any]]]:
-    """Return redis-py's function for CLUSTER SLOTS; its module is large, and one server needs none of it."""
-    from redis.cluster import parse_cluster_slots
-
-    return parse_cluster_slots
-
-
 def _slots(reply: Any, host: str) -> Iterator[_Slots]:
     """Read CLUSTER SLOTS; where a node announces no host, it is the one that was asked."""
-    # redis-py leaves the IDs out.
-    parsed = _load_parser()(reply, current_host=host)
-    for row, ((first, last), nodes) in zip(reply, parsed.items(), strict=True):
+    for first, last, *nodes in reply:
         if not 0 <= first <= last < SLOTS:
             raise ValueError("no slots of a cluster")
-        addresses = {}
-        for raw, announced in zip(row[2:], (nodes["primary"], *nodes["replicas"]), strict=True):
-            addresses[_id(raw[2])] = address_of(*announced, host=host)
+        addresses = {_id(each[2]): address_of(each[0], each[1], host=host) for each in nodes}
         yield _Slots(first, last, next(iter(addresses)), addresses)
 
 
-def address_of(announced: str | None, port: Any, *, host: str) -> Address:
+def address_of(announced: str | bytes | None, port: Any, *, host: str) -> Address:
     """Return where a node is to be reached that is announced so by a node on `host`.
 
     Raises:
@@ -140,7 +128,8 @@ def address_of(announced: str | None, port: Any, *, host: str) -> Address:
     """
     if type(port) is not int or not 0 < port <= _MAX_PORT:
         raise ValueError("no port")
-    return (host if announced in (None, "", _NO_HOST) else str(announced)), port
+    name = announced.decode() if isinstance(announced, bytes) else announced
+    return (host if name in (None, "", _NO_HOST) else str(name)), port
 
 
 def _id(raw: bytes) -> str:

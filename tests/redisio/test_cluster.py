@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,10 +22,11 @@ from redstreamd.redisio.script import Script
 from redstreamd.redisio.slot_map import SLOTS, slot_of
 from redstreamd.redisio.target import Deployment, Target, TopologyKind
 from tests.redisio.running import running_topology
+from tests.support.daemon import running_daemon
 from tests.support.redis_cluster import Cluster, running_cluster
 from tests.support.scripted_node import Reply, scripted_node
 from tests.support.servers import Server, free_port
-from tests.support.waiting import until
+from tests.support.waiting import until, wait_until
 
 #: A node that does not answer for so long is missed; only a test that says so lets that happen.
 PATIENCE_MS = 60_000
@@ -470,3 +474,27 @@ async def test_redirections_to_ever_other_nodes_leave_nothing_behind(redis: Serv
                     nursery.start_soon(add, number)
             assert await client.xlen("s") == 0
             assert len(topology.nodes()) == 1
+
+
+def test_one_server_imports_nothing_of_a_cluster() -> None:
+    code = "import json, sys, redstreamd.daemon.serving; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(json.loads(done.stdout))
+    assert "redstreamd.redisio.topologies" in modules
+    assert not {f"redstreamd.redisio.{name}" for name in ("cluster", "cluster_views", "slot_map")} & modules
+
+
+@pytest.mark.limit(60)
+def test_a_daemon_serves_a_cluster_without_an_error_in_its_records(cluster: Cluster) -> None:
+    keys = cluster.keys_on_each("daemon")
+    # As a process of its own that has imported nothing yet: what it imports, and when, is its own.
+    with running_daemon(cluster, preload=False) as daemon:
+        for key in keys:
+            added = daemon.call("stream_add", stream=key, entries=[{"n": 1}])["structuredContent"]
+            read = daemon.call("stream_read", stream=key)["structuredContent"]
+            assert [each["id"] for each in read["entries"]] == added["ids"]
+        moved = other_primary(cluster, keys[0])
+        cluster.move_slot(slot_of(keys[0]), moved)
+        assert not daemon.call("stream_add", stream=keys[0], entries=[{"n": 2}])["isError"]
+        wait_until(lambda: "the Redis cluster serves all slots" in daemon.log)
+        assert not [line for line in daemon.log.splitlines() if re.search("ERROR|Traceback|failed", line)]
