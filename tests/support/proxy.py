@@ -159,6 +159,7 @@ class Proxy:
         accepted: Connections accepted so far.
         port: TCP port on 127.0.0.1, or 0.
         path: Unix socket, or None.
+        upstream: Where new links lead: a Unix socket or a TCP port on 127.0.0.1.
     """
 
     def __init__(self, upstream: str | int, listener: trio.SocketListener, path: str | None) -> None:
@@ -167,7 +168,7 @@ class Proxy:
         self.accepted = 0
         self.path = path
         self.port = 0 if path is not None else listener.socket.getsockname()[1]
-        self._upstream = upstream
+        self.upstream = upstream
         self._listener = listener
         self._links: set[_Link] = set()
 
@@ -188,10 +189,10 @@ class Proxy:
         # Closed here as well, for clients that are accepted when the proxy is about to end.
         async with client:
             try:
-                if isinstance(self._upstream, int):
-                    server = await trio.open_tcp_stream("127.0.0.1", self._upstream)
+                if isinstance(self.upstream, int):
+                    server = await trio.open_tcp_stream("127.0.0.1", self.upstream)
                 else:
-                    server = await trio.open_unix_socket(self._upstream)
+                    server = await trio.open_unix_socket(self.upstream)
             except OSError:
                 return
             link = _Link(client, server)
