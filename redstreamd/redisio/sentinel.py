@@ -45,8 +45,9 @@ from redstreamd.redisio.topology import Topology
 ELECTION_SECONDS: Final = 10.0
 #: Seconds that commands wait for a first answer, once no sentinel could be reached.
 _GRACE_SECONDS: Final = 1.0
-#: Seconds between two times that all connections are made again because the server may be a replica.
-_DOUBT_SECONDS: Final = 0.5
+#: Seconds between two times that all connections are made again because the server may be a replica: so long
+#: replies to what was sent before may still say that.
+_DOUBT_SECONDS: Final = 0.1
 #: Seconds for a former primary to answer what it was sent. One that lives does so at once.
 _HANDOVER_SECONDS: Final = 0.2
 #: Seconds for a server to say whether it is the primary.

@@ -137,14 +137,17 @@ class SentinelWatch:
         """Stay connected, and ask, until cancelled."""
         backoff, failures = reconnect_backoff(), 0
         while True:
+            could_subscribe = self._may_subscribe
             was_usable, problem = await self._connect()
+            if could_subscribe and not self._may_subscribe:
+                continue  # at once, without the message
             failures = 0 if was_usable else failures + 1
             self.answer = None
             if not was_usable:
+                # Connections may end for any reason; that the next one cannot be made is worth telling.
                 self._note(problem)
             self._on_news()
-            # Connections may end for any reason; that the next one cannot be made is worth telling.
-            await trio.sleep(0.0 if was_usable else reconnect_pause(backoff, problem, failures))
+            await trio.sleep(reconnect_pause(backoff, problem, failures))
 
     async def _connect(self) -> tuple[bool, Problem]:
         """Use one connection until it ends; return whether it was answered anything, and why it ended."""

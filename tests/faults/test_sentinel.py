@@ -289,4 +289,5 @@ async def test_a_name_that_moved_to_another_server_is_resolved_anew_once_a_write
                 assert await redis.execute("INCR", "m", key="m") == 1
                 assert calls(old, "incr") == 1
                 assert new.command("GET", "m") == b"1"
+                old.command("REPLICAOF", "NO", "ONE")  # a server that stops waits for its replicas
                 nursery.cancel_scope.cancel()

@@ -124,6 +124,7 @@ async def test_a_failover_is_noticed_where_its_message_is_lost_or_nobody_may_sub
             sentinels[0].names(new, epoch=2)
             await run.until_used(new)
             assert run.topology.status().problems == ()
+            assert not run.told(SentinelUnusable)
 
 
 async def test_a_liar_about_a_dead_primary_is_not_believed_and_told_of(servers: list[Server]) -> None:
