@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from redstreamd.redisio.node import Node
 
 #: Keys armed at a time: 10,000 take 20 round trips, and other commands wait well under a millisecond.
-ARM_BATCH: Final = 512
+_ARM_BATCH: Final = 512
+#: Commands of one key each that are sent at a time: a millisecond of the loop.
+ASKED_AT_ONCE: Final = 128
+#: Where each key is a command, so many are swept in a second while the server refuses to push: a tenth of it.
+_SWEPT_PER_SECOND: Final = 10_000
 
 
 class NodeArming:
@@ -73,6 +77,7 @@ class NodeArming:
         self._sweep_seconds = sweep_seconds
         self._poll_seconds = poll_seconds
         self._one_by_one = redis.topology.has_slots
+        self._batch = ASKED_AT_ONCE if self._one_by_one else _ARM_BATCH
         # What an error reply came to; each is named by itself.
         self._failed: dict[bytes, int] = {}
         self._work = trio.Event()
@@ -108,15 +113,12 @@ class NodeArming:
         self._work.set()
 
     def sweep(self) -> None:
-        """Arm its keys anew where they belong now, and forget those that nobody watches."""
-        keys = self._keys
-        names = [name for name, key in keys.all.items() if key.at is self]
+        """Arm its keys anew, and forget those that nobody watches."""
+        names = [name for name, key in self._keys.all.items() if key.at is self]
         for name in names:
-            if name in keys.idle:
-                keys.forget_idle(name)
-            else:
-                keys.all[name].unarm()
-        self._arm([name for name in names if name in keys.all])
+            if name in self._keys.idle:
+                self._keys.forget_idle(name)
+        self.enqueue(names)
 
     def enqueue(self, names: Iterable[bytes]) -> None:
         """Have the task arm keys; what was sent for them before counts for nothing."""
@@ -137,7 +139,7 @@ class NodeArming:
 
     def arm(self, names: list[bytes]) -> None:
         """Arm known keys at once, if that is possible; else have the task do it."""
-        if not self.is_tracking or len(names) > ARM_BATCH:
+        if not self.is_tracking or len(names) > self._batch:
             self.enqueue(names)
         elif not self._submit(names):
             self._work.set()
@@ -160,8 +162,7 @@ class NodeArming:
         with trio.CancelScope() as self._scope:
             swept = trio.current_time()
             while not self._is_stopped:
-                every = self._poll_seconds if self.is_refused else self._sweep_seconds
-                due = swept + every
+                due = swept + self._pause
                 # What could not be armed because Redis is away is tried again soon, too.
                 soon = min(due, trio.current_time() + self._poll_seconds) if self._waits else due
                 with trio.move_on_at(soon):
@@ -171,6 +172,14 @@ class NodeArming:
                     swept = trio.current_time()
                     self.sweep()
                 await self._work_off()
+
+    @property
+    def _pause(self) -> float:
+        """Seconds from one sweep to the next."""
+        if not self.is_refused:
+            return self._sweep_seconds
+        least = len(self._keys.all) / _SWEPT_PER_SECOND if self._one_by_one else 0.0
+        return max(self._poll_seconds, least)
 
     @property
     def _waits(self) -> bool:
@@ -186,7 +195,7 @@ class NodeArming:
                     continue
             except BusError:
                 return
-            batch = [self.queue.pop() for _ in range(min(ARM_BATCH, len(self.queue)))]
+            batch = [self.queue.pop() for _ in range(min(self._batch, len(self.queue)))]
             names = [name for name in batch if self._keys.is_arming(name, QUEUED)]
             if names:
                 submitted = self._submit(names)

@@ -48,7 +48,7 @@ from redstreamd.redisio.node import Node
 from redstreamd.streams.armed_keys import QUEUED, REFUSED, ArmedKeys, WatchedKey
 from redstreamd.streams.background import Background
 from redstreamd.streams.deadlines import Deadlines
-from redstreamd.streams.node_arming import NodeArming
+from redstreamd.streams.node_arming import ASKED_AT_ONCE, NodeArming
 from redstreamd.streams.watches import Watch, Watcher
 
 #: Keys for which it is asked in one turn whether they have moved: half a millisecond.
@@ -260,7 +260,7 @@ class TailHub:
                     homeless, self._homeless = self._homeless, set()
                     self._arm([name for name in homeless if self._keys.is_arming(name, QUEUED)])
                     if self._redis.topology.has_slots:
-                        self._look_at_absent()
+                        await self._look_at_absent()
             finally:
                 self._nursery = None
 
@@ -338,16 +338,18 @@ class TailHub:
                 peer.stop()
                 del self._nodes[node]
 
-    def _look_at_absent(self) -> None:
+    async def _look_at_absent(self) -> None:
         """Ask for some of the armed keys that did not exist: they may exist elsewhere by now."""
         keys = self._keys.all
         if not self._unseen:
             self._unseen = [name for name, key in keys.items() if key.is_absent and key.armed]
         some, self._unseen = self._unseen[:_LOOKED_AT_ONCE], self._unseen[_LOOKED_AT_ONCE:]
-        for name in some:
+        for number, name in enumerate(some, 1):
             key = keys.get(name)
             if key is not None and key.armed and key.at is not None:
                 key.at.look(name, partial(self._on_look, name, key.armed))
+            if number % ASKED_AT_ONCE == 0:
+                await next_turn()
 
     def _on_look(self, name: bytes, armed: int, reply: Any) -> None:
         key = self._keys.all.get(name)

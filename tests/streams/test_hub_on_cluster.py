@@ -27,9 +27,12 @@ from tests.support.waiting import until
 SOON_SECONDS = 10
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Cluster]:
-    with running_cluster(replicas=0, node_timeout_ms=60_000) as cluster:
+@pytest.fixture(
+    scope="module",
+    params=["redis", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("valkey", "redis8"))],
+)
+def shared(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    with running_cluster(kind=request.param, replicas=0, node_timeout_ms=60_000) as cluster:
         yield cluster
 
 

@@ -53,7 +53,7 @@ async def asleep(bus: Bus, tasks: int = 1) -> None:
     while True:
         before = bus.hub.statistics(), bus.hub.waiting
         # A push comes before the reply to what is asked after the change; so does the reply to the hub.
-        await bus.redis.execute("PING", key=None, role=Role.WATCH, retry_safe=True)
+        await bus.redis.ping(role=Role.WATCH)
         await trio.testing.wait_all_tasks_blocked()
         if before[1] == tasks and (bus.hub.statistics(), bus.hub.waiting) == before:
             return
