@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -17,7 +17,7 @@ from redstreamd.errors import Code
 from redstreamd.policy import Permission, Rule
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.slot_map import QUESTIONS
-from redstreamd.redisio.target import Target
+from redstreamd.redisio.target import Deployment, Target
 from redstreamd.redisio.topologies import topology_for
 from redstreamd.settings import PolicySettings, RedisSettings, Settings, ToolsSettings
 from redstreamd.streams.bus import Bus
@@ -29,14 +29,16 @@ from tests.support.calls import ME, answer
 from tests.support.redis_cluster import running_cluster
 from tests.support.sentinels import NAME, running_sentinels
 from tests.support.servers import Server
+from tests.support.waiting import until
 from tests.tools.test_annotations import CASES, made
 
 #: All streams that the cases name; the keys beside them follow.
 STREAMS = "s log solo asked answers new absent a:b:*"
 
 
-def settings(*rules: str, read_only: bool = False) -> Settings:
+def settings(*rules: str, read_only: bool = False, topology: Any = "standalone") -> Settings:
     return Settings(
+        redis=RedisSettings(topology=topology),
         tools=ToolsSettings(profile=("operator", "red-stream")),
         policy=PolicySettings(rules=tuple(map(Rule.parse, rules)), read_only=read_only),
     )
@@ -137,22 +139,48 @@ def test_the_user_of_a_topology_may_ask_what_the_topology_needs(server: Server, 
 @pytest.mark.limit(60)
 async def test_the_user_of_a_cluster_is_served_by_every_node() -> None:
     with running_cluster(node_timeout_ms=60_000) as cluster:
-        chosen = attrs.evolve(
-            settings("* may read publish consume on *"), redis=RedisSettings(topology="cluster")
-        )
+        chosen = settings("* may read publish consume on *", topology="cluster")
         for node in cluster.nodes:
             make_user(node, chosen)
-        topology = topology_for(cluster.deployment(username="fenced"))
-        bus = Bus.over(Redis(topology), chosen, KEY)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(topology.run)
-            await nursery.start(bus.hub.run)
-            streams = cluster.keys_on_each("a:b:")
+        await _use(cluster.deployment(username="fenced"), chosen, cluster.keys_on_each("a:b:"))
+
+
+@pytest.mark.limit(60)
+async def test_the_users_of_servers_and_of_sentinels_are_enough_for_a_failover() -> None:
+    with running_sentinels(replicas=1, sentinels=1, sentinel_password="default") as sentinels:
+        chosen = settings("* may read publish consume on *", topology="sentinel")
+        for server in sentinels.servers:
+            make_user(server, chosen)
+        (sentinel,) = sentinels.sentinels
+        (line,) = [line for line in redis_acl(chosen, "fenced") if "SENTINEL" in line.upper() and "|" in line]
+        sentinel.command("ACL", "SETUSER", "fenced", "reset", "on", ">secret")
+        assert sentinel.command(*line.removeprefix("#").split()) == b"OK"
+        watching = Target(username="fenced", password="secret")
+        deployment = attrs.evolve(sentinels.deployment(username="fenced"), sentinel=watching)
+        await _use(deployment, chosen, ["a:b:c"], sentinels.failover)
+
+
+async def _use(
+    deployment: Deployment,
+    chosen: Settings,
+    streams: list[str],
+    fail_over: Callable[[], Server] | None = None,
+) -> None:
+    """Run the domain there, and call some tools; once more on the new primary after a failover."""
+    topology = topology_for(deployment)
+    bus = Bus.over(Redis(topology), chosen, KEY)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(topology.run)
+        await nursery.start(bus.hub.run)
+        for number in range(1 if fail_over is None else 2):
+            if number and fail_over is not None:
+                port = (await trio.to_thread.run_sync(fail_over)).port
+                await until(lambda: topology.nodes()[0].label.endswith(f":{port}"))  # noqa: B023
             for stream in streams:
                 for tool, arguments in (
-                    ("stream_add", {"entries": [{"f": "v"}], "idempotency_key": "k"}),
-                    ("group_create", {"group": "g", "start": "0-0"}),
-                    ("work_take", {"group": "g", "consumer": "c"}),
+                    ("stream_add", {"entries": [{"f": "v"}], "idempotency_key": f"k{number}"}),
+                    ("group_create", {"group": f"g{number}", "start": "0-0"}),
+                    ("work_take", {"group": f"g{number}", "consumer": "c"}),
                     ("stream_health", {}),
                 ):
                     told = await answer(bus, tool, ME, stream=stream, **arguments)
@@ -160,9 +188,9 @@ async def test_the_user_of_a_cluster_is_served_by_every_node() -> None:
                 waited = await answer(
                     bus, "stream_wait", ME, streams=[stream], cursor="0-0", timeout_seconds=20
                 )
-                assert len(waited["structuredContent"]["entries"]) == 1, waited
-            assert topology.status().problems == ()
-            nursery.cancel_scope.cancel()
+                assert len(waited["structuredContent"]["entries"]) == number + 1, waited
+        await until(lambda: topology.status().problems == ())
+        nursery.cancel_scope.cancel()
 
 
 def test_what_a_cluster_is_asked_is_granted() -> None:
