@@ -19,7 +19,8 @@ from redstreamd.presentation.uris import stream_uri
 from tests.support import preloaded
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, read_resource, running_daemon
 from tests.support.mcp_client import RawClient, raw_client
-from tests.support.redis_cluster import running_cluster
+from tests.support.redis_cluster import Cluster, running_cluster
+from tests.support.sentinels import NAME, Sentinels, running_sentinels
 from tests.support.servers import Server, free_port, start_redis
 from tests.support.service_manager import ServiceManager
 from tests.support.waiting import until, wait_until
@@ -277,30 +278,47 @@ def test_another_topology_is_named_as_what_needs_a_restart_and_the_server_stays(
 
 
 @pytest.mark.limit(90)
-def test_other_nodes_and_another_login_of_a_cluster_are_used_after_a_reload() -> None:
+@pytest.mark.parametrize("topology", ["sentinel", "cluster"])
+def test_other_nodes_and_logins_of_a_topology_are_used_after_a_reload(topology: str) -> None:
     with (
-        running_cluster(replicas=0, node_timeout_ms=60_000, password="secret") as cluster,
+        contextlib.ExitStack() as stack,
         home() as directory,
         contextlib.closing(ServiceManager(directory)) as manager,
     ):
         file = directory / "redstreamd.toml"
-        wrong = f'[redis]\ntopology = "cluster"\nnodes = ["127.0.0.1:{free_port()}"]\npassword = "old"\n'
-        file.write_text(wrong)
+        file.write_text(f'[redis]\ntopology = "{topology}"\nnodes = ["127.0.0.1:{free_port()}"]\n')
         with running_daemon(
             "absent", "--config", str(file), directory=directory, NOTIFY_SOCKET=manager.path
         ) as daemon:
             manager.wait_for(lambda told: "READY=1" in told)
             wait_until(lambda: "REDIS_NODES in the environment" in daemon.log)
+            deployed, keys, needed = _deployed(topology, stack)
+            nodes = [f"{host}:{port}" for host, port in deployed.deployment().nodes[:2]]
+            text = [f'topology = "{topology}"', f"nodes = {nodes}"]
+            text += [f'{key} = "{value}"' for key, value in needed.items()]
             run = Reloaded(daemon, file, manager)
-            nodes = [f"127.0.0.1:{node.port}" for node in cluster.nodes[:2]]
-            report = run.reload(f'[redis]\ntopology = "cluster"\nnodes = {nodes}\npassword = "secret"\n')
-            assert (set(report["changed"]), report["restart"]) == ({"redis.nodes", "redis.password"}, [])
-            for key in cluster.keys_on_each("m:a:"):
+            report = run.reload("[redis]\n" + "\n".join(text))
+            assert set(report["changed"]) == {"redis.nodes", *(f"redis.{key}" for key in needed)}
+            assert report["restart"] == []
+            for key in keys:
                 add = [PROGRAM, "call", "--socket", daemon.path, "stream_add"]
                 arguments = f'{{"stream": "{key}", "entries": [{{"f": "v"}}]}}'
                 added = preloaded.run([*add, arguments], env=clean_environment(directory), text=True)
                 assert added.returncode == 0, added
-                assert cluster.command("XLEN", key) == 1
+                assert deployed.command("XLEN", key) == 1
+
+
+def _deployed(
+    topology: str, stack: contextlib.ExitStack
+) -> tuple[Cluster | Sentinels, list[str], dict[str, str]]:
+    """Run one with passwords; return it, keys, and settings that it needs."""
+    if topology == "cluster":
+        cluster = running_cluster(replicas=0, node_timeout_ms=60_000, password="secret")
+        running = stack.enter_context(cluster)
+        return running, running.keys_on_each("m:a:"), {"password": "secret"}
+    logins = {"password": "secret", "sentinel_password": "other"}
+    sentinels = running_sentinels(replicas=1, sentinels=1, down_after_ms=60_000, **logins)
+    return stack.enter_context(sentinels), ["m:a:b"], logins | {"sentinel_primary": NAME}
 
 
 def test_sighups_before_the_daemon_is_ready_are_one_reload_after_it(redis: Server) -> None:
