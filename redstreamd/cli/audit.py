@@ -52,8 +52,10 @@ def _verify(arguments: argparse.Namespace, loaded: Loaded) -> int:
     from redstreamd.audit.journal_export import UnreadableExportError, records
     from redstreamd.audit.verification import verify
     from redstreamd.cli.terminal import print_error, print_lines
+    from redstreamd.startup.state_directory import own_state
 
-    directory = loaded.settings.daemon.state_directory
+    daemon = loaded.settings.daemon
+    directory = own_state(daemon.state_directory, daemon.instance)
     path = Path(arguments.key) if arguments.key is not None else directory / KEY_FILE
     try:
         key = read_key(path)

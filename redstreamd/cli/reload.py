@@ -8,6 +8,7 @@ systemd sets for ExecReload=, or the process that has opened the socket.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -25,6 +26,8 @@ from redstreamd.client.single_request import exchange, health_request
 _ANSWER_SECONDS: Final = 10.0
 _RELOAD_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.05
+#: Until one is served by the process that is meant: it gets one as soon as it has fewest.
+_MAX_CONNECTIONS: Final = 512
 
 
 def add_to(commands: Any) -> None:
@@ -41,9 +44,8 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Reload; return 0, 78 if the settings are not valid, 75 if no daemon answers or it does not reload."""
     try:
-        with open_connection(arguments.socket, access_from(arguments)) as connection:
-            connection.settimeout(_ANSWER_SECONDS)
-            outcome = _reload(connection)
+        with contextlib.ExitStack() as opened:
+            outcome = _reload(_connected(arguments, opened))
     except UnreachableError as unreachable:
         print_error(str(unreachable))
         return unreachable.exit_status
@@ -61,6 +63,30 @@ def run(arguments: argparse.Namespace) -> int:
         lines.append(f"restart to apply: {', '.join(outcome['restart'])}")
     print_lines(lines)
     return os.EX_OK
+
+
+def _connected(arguments: argparse.Namespace, opened: contextlib.ExitStack) -> socket.socket:
+    """Return a connection to the daemon: to the very process of $MAINPID, where several share the socket.
+
+    The connections to others stay open until `opened` ends, so that the next one goes to another process.
+
+    Raises:
+        UnreachableError: No daemon answers.
+        ValueError: The process does not answer over this socket.
+        OSError: A daemon does not answer.
+    """
+    wanted = _given_process()
+    for _ in range(_MAX_CONNECTIONS):
+        connection = opened.enter_context(open_connection(arguments.socket, access_from(arguments)))
+        connection.settimeout(_ANSWER_SECONDS)
+        if wanted is None:
+            return connection
+        report = report_in(exchange(connection, health_request("redstreamd-reload")))
+        # Others than those of the table do not share the socket, whatever their process ID says.
+        sharing = [each["pid"] for each in report.get("sharing", {}).get("processes", [])]
+        if wanted not in sharing or report["process"]["pid"] == wanted:
+            return connection
+    raise ValueError(f"process {wanted} does not take connections; read `journalctl -u redstreamd`")
 
 
 def _reload(connection: socket.socket) -> dict[str, Any]:
@@ -99,8 +125,8 @@ def _main_process(connection: socket.socket) -> int:
     Raises:
         ValueError: It is not known for sure.
     """
-    if (given := os.environ.get("MAINPID", "")).isdecimal():
-        return int(given)
+    if (given := _given_process()) is not None:
+        return given
     if connection.family == socket.AF_UNIX:
         # Who has begun to listen (unix(7)): with a socket unit that is systemd.
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
@@ -108,6 +134,12 @@ def _main_process(connection: socket.socket) -> int:
         if pid > 1 and _runs_redstreamd(pid):
             return int(pid)
     raise ValueError("its process is not known here: use `systemctl reload redstreamd`, or send it SIGHUP")
+
+
+def _given_process() -> int | None:
+    """Return the process that systemd names to ExecReload=."""
+    given = os.environ.get("MAINPID", "")
+    return int(given) if given.isdecimal() else None
 
 
 def _runs_redstreamd(pid: int) -> bool:

@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from redstreamd.cli.options import add_settings_options, load_from, with_settings
 from redstreamd.cli.terminal import print_error
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from redstreamd.settings import Loaded
     from redstreamd.startup.failed_starts import Pause
+
+#: Names this process where several share sockets (`daemon.instance`); known before the settings are.
+_INSTANCE: Final = "REDSTREAMD_DAEMON_INSTANCE"
 
 
 def add_to(commands: Any) -> None:
@@ -38,6 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
     collect_nothing()
     # Duplicated now, because the daemon closes the inherited sockets.
     listeners = inherited_listeners()
+    if os.environ.get(_INSTANCE):
+        # The other processes that share the sockets serve their clients.
+        listeners.clear()
     watched = _settings_paths(arguments)
 
     def answer(reason: str, *, temporary: bool) -> None:
@@ -52,9 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
             answer_clients(listeners, message, watched=watched)
 
     def serve(loaded: Loaded) -> int:
+        from redstreamd.settings.configured_lease_key import read_lease_key
         from redstreamd.startup.state_directory import check_state_directory
 
-        check_state_directory(loaded.settings.daemon.state_directory)
+        daemon = loaded.settings.daemon
+        check_state_directory(daemon.state_directory, daemon.instance)
+        read_lease_key(daemon)
         # Without a service manager the daemon is not restarted automatically.
         has_service_manager = bool(os.environ.get("NOTIFY_SOCKET"))
         load = partial(load_from, arguments)
@@ -76,8 +85,10 @@ def _serve_paced(
 ) -> int:
     """Serve, after a pause if earlier processes failed, and record how this process ends."""
     from redstreamd.startup.failed_starts import FailedStarts
+    from redstreamd.startup.state_directory import own_state
 
-    starts = FailedStarts(str(loaded.settings.daemon.state_directory))
+    daemon = loaded.settings.daemon
+    starts = FailedStarts(str(own_state(daemon.state_directory, daemon.instance)))
 
     def end(number: int, frame: object) -> None:
         # Before and after the daemon handles the signal itself: a start that is stopped has not failed. The

@@ -21,7 +21,10 @@ _BOUNDS: Final = {"connections": "limits.max_connections", "descriptors": "the l
 
 def report_lines(report: Mapping[str, Any], glyphs: Glyphs) -> Iterator[Line]:
     """Yield the lines of a report."""
-    yield Line(f"redstreamd {report['redstreamd']}", _process(report["process"]))
+    sharing = report.get("sharing") or {}
+    name = f"instance {sharing['instance']}, " if sharing.get("instance") else ""
+    yield Line(f"redstreamd {report['redstreamd']}", f"{name}{_process(report['process'])}")
+    yield from _processes(sharing, report["process"]["pid"])
     if other := replaced(report):
         seen, todo = other
         yield Line("", seen, "warning")
@@ -54,6 +57,18 @@ def report_lines(report: Mapping[str, Any], glyphs: Glyphs) -> Iterator[Line]:
     yield from limit_lines(report.get("limits") or {}, glyphs)
     yield from history_lines(report.get("history") or {}, glyphs)
     yield from attention_lines(report.get("attention") or {})
+
+
+def _processes(sharing: Mapping[str, Any], this: int) -> Iterator[Line]:
+    """Yield a line for each of several processes that share their sockets, with what it has."""
+    processes = sharing.get("processes", [])
+    if len(processes) < 2:
+        return
+    for number, each in enumerate(processes):
+        name = f"instance {each['instance']}" if each["instance"] else "main"
+        which = ", which answers" if each["pid"] == this else ""
+        line = f"{name}: process {each['pid']}, {each['connections']} connected{which}"
+        yield Line("" if number else "processes", line)
 
 
 def redis_problems(redis: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

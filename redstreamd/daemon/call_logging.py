@@ -12,7 +12,7 @@ from redstreamd.audit.chain import Chain
 from redstreamd.event_log.audit_records import AuditRecords
 from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.settings import Settings
-from redstreamd.startup.state_directory import state_in
+from redstreamd.startup.state_directory import own_state, state_in
 
 
 def call_log_of(settings: Settings, resources: ExitStack | AsyncExitStack, log: ProcessLog) -> CallLog:
@@ -29,14 +29,15 @@ def call_log_of(settings: Settings, resources: ExitStack | AsyncExitStack, log: 
     """
     chain: Chain | None = None
     if settings.daemon.audit_chain:
-        with state_in(settings.daemon.state_directory):
+        directory = own_state(settings.daemon.state_directory, settings.daemon.instance)
+        with state_in(directory):
             chain = Chain(
-                settings.daemon.state_directory,
+                directory,
                 clean=log.output.clean,
                 on_failure=lambda cause: log.events(AuditChainNotKept(cause)),
             )
         resources.callback(chain.close)
-    records = AuditRecords(log.output.write, chain)
+    records = AuditRecords(log.output.write, chain, named=log.output.named)
     return CallLog(
         CallAudit(records.write_audit),
         AccessLog(records.write_access, has_room=lambda: log.output.has_room),

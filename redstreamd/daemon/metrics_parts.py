@@ -35,6 +35,7 @@ def sources_of(
     http: Callable[[], HttpFigures] | None,
     lag: LoopLag,
     log: LogOutput,
+    instance: str | None,
 ) -> Sources:
     """Return all that has figures.
 
@@ -45,9 +46,11 @@ def sources_of(
         http: Returns the figures of HTTP; None if there is no listener for it.
         lag: Measures the event loop.
         log: Writes the log.
+        instance: What `daemon.instance` calls this process.
     """
     return Sources(
         version=__version__,
+        instance=instance or "",
         process=process_stats,
         max_descriptors=descriptor_limit,
         lag=lag,

@@ -42,6 +42,7 @@ from redstreamd.service.installation import installation
 from redstreamd.service.memory_pressure import MemoryPressure, from_environment
 from redstreamd.service.process_stats import process_stats
 from redstreamd.settings import Settings
+from redstreamd.settings.configured_lease_key import read_lease_key
 from redstreamd.startup.state_directory import state_in
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis.ranking import Ranking
@@ -118,7 +119,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     """Build the parts; what has to be released at the end is entered into `resources`.
 
     Raises:
-        SettingsError: The state directory or the keys of encryption cannot be used.
+        SettingsError: The state directory, the key of leases or the keys of encryption cannot be used.
         StateDirectoryInUseError: Another daemon's embedded server uses it.
         NotNowError: Another daemon chains its audit records in it.
     """
@@ -221,5 +222,7 @@ def redis_deployment(settings: Settings, embedded: EmbeddedServer | None) -> Dep
 
 
 def _lease_key(settings: Settings) -> LeaseKey:
+    if (given := read_lease_key(settings.daemon)) is not None:
+        return LeaseKey(given)
     with state_in(settings.daemon.state_directory):
         return LeaseKey.from_file(settings.daemon.state_directory / "lease.key")

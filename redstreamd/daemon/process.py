@@ -44,6 +44,7 @@ def run_process(main: Callable[[Loaded, ProcessLog], Awaitable[None]], loaded: L
         settings.daemon.log_level,
         settings.daemon.log_format,
         secrets=filter(None, [settings.redis.password, settings.redis.sentinel_password]),
+        instance=settings.daemon.instance,
     )
     install_crash_dump()
     raise_descriptor_limit()

@@ -52,6 +52,7 @@ from redstreamd.daemon.readiness import extended_start_timeout, wait_ready
 from redstreamd.daemon.reload_signal import Hangups
 from redstreamd.daemon.reload_table import Running
 from redstreamd.daemon.reloader import Reloader
+from redstreamd.daemon.shared_sockets import SharedSockets
 from redstreamd.daemon.shutdown import STOP_SIGNALS, extended_stop_timeout, run_until_signal
 from redstreamd.daemon.sockets import OpenListener
 from redstreamd.daemon.status_line import StatusLine
@@ -117,6 +118,9 @@ async def serve_listeners(
     """
     async with AsyncExitStack() as resources:
         parts = build_parts(settings, resources, log)
+        sockets = SharedSockets(settings.daemon, listeners)
+        resources.callback(sockets.close)
+        listeners = sockets.listeners
         addresses = [*(each.address for each in listeners), *map(metrics_address, metrics)]
         accounts = Accounts()
         memory = Memory(accounts, parts.limits.max_memory_bytes)
@@ -132,8 +136,10 @@ async def serve_listeners(
             quotas=parts.bus.quotas,
             is_status_request=_asks_for_health,
             on_event=parts.event_log,
+            on_connections=sockets.note,
         )
         _tell_few_descriptors(parts)
+        parts.daemon_health.include("sharing", sockets.figures)
         parts.daemon_health.include("clients", acceptor.statistics)
         parts.daemon_health.include("work", acceptor.usage)
         if http is not None:
@@ -145,7 +151,7 @@ async def serve_listeners(
             acceptor.reconfigure(_acceptors(limits))
             _tell_few_descriptors(parts)
 
-        status, lag = StatusLine(parts.bus, acceptor), LoopLag()
+        status, lag = StatusLine(parts.bus, acceptor, settings.daemon.instance), LoopLag()
         figures = figures_for_people(parts, acceptor, lag)
         reloader = Reloader(
             settings,
@@ -191,6 +197,7 @@ async def serve_listeners(
         async def drain() -> None:
             # Whoever stops is not ready any more.
             announcing.cancel()
+            sockets.close()
             reloader.stop()
             async with extended_stop_timeout(notifier):
                 parts.end_waits()
@@ -206,6 +213,7 @@ async def serve_listeners(
                 http=None if http is None else http.figures,
                 lag=lag,
                 log=log.output,
+                instance=settings.daemon.instance,
             )
         )
         serve_metrics = MetricsChild(

@@ -6,8 +6,12 @@ The tools, the policy and the files of listeners are imported only where somethi
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from redstreamd.errors import SettingsError
 from redstreamd.settings import Kind, Loaded
+from redstreamd.settings.configured_lease_key import read_lease_key
 from redstreamd.settings.credential_paths import path_of
 from redstreamd.settings.http_checks import check_http_installed
 
@@ -36,7 +40,16 @@ def check_files(loaded: Loaded) -> str | None:
     Raises:
         SettingsError: A certificate, key or token cannot be used, or what serves HTTP is not installed.
     """
-    return _check_listeners(loaded) or _check_http(loaded) or _check_keys(loaded)
+    return _check_lease_key(loaded) or _check_listeners(loaded) or _check_http(loaded) or _check_keys(loaded)
+
+
+def _check_lease_key(loaded: Loaded) -> str | None:
+    daemon = loaded.settings.daemon
+    path = path_of("daemon.lease_key_file", daemon.lease_key_file)
+    if path is not None and Path(path).exists() and not os.access(path, os.R_OK):
+        return path
+    read_lease_key(daemon)
+    return None
 
 
 def _check_listeners(loaded: Loaded) -> str | None:

@@ -15,8 +15,9 @@ from redstreamd.streams.bus import Bus
 class StatusLine:
     """Makes the line; its rate of entries counts from the time it was last asked."""
 
-    def __init__(self, bus: Bus, acceptor: Acceptor) -> None:
-        """Watch these parts."""
+    def __init__(self, bus: Bus, acceptor: Acceptor, instance: str | None = None) -> None:
+        """Watch these parts; the line names the process by `instance`, if it is one of several."""
+        self._instance = instance
         self._bus = bus
         self._acceptor = acceptor
         self._asked_at = trio.current_time()
@@ -30,7 +31,8 @@ class StatusLine:
         While the embedded server loads its data it begins with "loading", and says how far that is. What the
         administrator should know before all comes first.
         """
-        return "; ".join(filter(None, [*(notice() for notice in self.notices), self._line()]))
+        name = "" if self._instance is None else f"instance {self._instance}"
+        return "; ".join(filter(None, [*(notice() for notice in self.notices), name, self._line()]))
 
     def _line(self) -> str:
         clients = self._acceptor.statistics()

@@ -36,7 +36,7 @@ _SECRET_VARIABLES: Final = frozenset({"REDIS_PASSWORD", "REDIS_SENTINEL_PASSWORD
 #: The settings that name a file with a secret in it.
 _SECRET_FILES: Final = (
     *("redis.password_file", "redis.sentinel_password_file", "redis.key_file"),
-    *("listeners.key_file", "listeners.token_file"),
+    *("listeners.key_file", "listeners.token_file", "daemon.lease_key_file"),
 )
 #: Which may hold their keys, too.
 _CERTIFICATES: Final = ("redis.certificate_file", "listeners.certificate_file")
@@ -54,6 +54,7 @@ def check_secrets(loaded: Loaded, service: Service | None) -> CheckResult:
     keys = set(_encryption_keys(loaded, service))
     files = dict.fromkeys((*_secret_files(loaded, service), *sorted(keys)))
     tried = f"who may read {', '.join(map(str, files))}"
+    own_key = loaded.settings.daemon.state_directory / _LEASE_KEY
     exposed: list[Path] = []
     seen = 0
     for file in files:
@@ -63,12 +64,12 @@ def check_secrets(loaded: Loaded, service: Service | None) -> CheckResult:
             continue  # it does not exist or this user may not see it; another check reports that
         seen += 1
         # The lease key is for its owner only. Other files may belong to a group on purpose.
-        if status.st_mode & (0o077 if file.name == _LEASE_KEY else 0o007):
+        if status.st_mode & (0o077 if file == own_key else 0o007):
             exposed.append(file)
     if not exposed:
         return ok(_SECRETS, tried, "only their owners") if seen else skipped(_SECRETS, tried, "no file")
     steps = [f"chmod go= {' '.join(map(str, exposed))}"]
-    if any(file.name == _LEASE_KEY for file in exposed):
+    if any(file == own_key for file in exposed):
         steps.append(
             "whoever has read lease.key can settle the work of others: if you do not trust all users of this "
             "host, stop redstreamd, remove the file and start redstreamd, which makes a new one (leases held "
@@ -76,7 +77,12 @@ def check_secrets(loaded: Loaded, service: Service | None) -> CheckResult:
         )
     if not keys.isdisjoint(exposed):
         steps.append("if others have read a key, let another one write (`redstreamd keys new` says how)")
-    if any(file.name != _LEASE_KEY and file not in keys for file in exposed):
+    if (named := loaded.settings.daemon.lease_key_file) in exposed:
+        steps.append(
+            f"whoever has read {named} can settle the work of others: if you do not trust all users of this "
+            "host, make a new key for all hosts that have it, and restart them"
+        )
+    if any(file != own_key and file != named and file not in keys for file in exposed):
         steps.append("change the passwords in them")
     return warning(
         _SECRETS, tried, f"others can read {', '.join(map(str, exposed))}", f"Run `{'`; '.join(steps)}."

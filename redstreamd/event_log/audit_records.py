@@ -19,9 +19,22 @@ class AuditRecords:
         chain: Seals audit records; None if they are not chained.
     """
 
-    def __init__(self, write: Callable[[Record], None], chain: Chain | None = None) -> None:
-        """Write with `write`, which must neither block nor raise; begin with a record of the chain."""
+    def __init__(
+        self,
+        write: Callable[[Record], None],
+        chain: Chain | None = None,
+        *,
+        named: Callable[[Record], Record] = lambda record: record,
+    ) -> None:
+        """Write with `write`, which must neither block nor raise; begin with a record of the chain.
+
+        Args:
+            write: Writes a record.
+            chain: Seals audit records; None if they are not chained.
+            named: Adds what `write` adds to each record, before that is sealed.
+        """
         self._write: Final = write
+        self._named: Final = named
         self.chain = chain
         if chain is not None:
             self.write_audit(audit_events.AuditChained(chain.name, chain.end.number))
@@ -29,7 +42,7 @@ class AuditRecords:
     def write_audit(self, event: audit_events.AuditEvent | audit_events.AuditChained) -> None:
         """Write an audit record; returns at once."""
         record = declaration_of(event).record(event)
-        self._write(record if self.chain is None else self.chain.seal(record))
+        self._write(record if self.chain is None else self.chain.seal(self._named(record)))
 
     def write_access(
         self, event: audit_events.CallServed | audit_events.CallsServed | audit_events.AccessRecordsDropped

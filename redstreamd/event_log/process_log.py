@@ -36,7 +36,12 @@ class ProcessLog:
 
 
 def set_up_log(
-    level: str = "info", form: Form = "auto", *, secrets: Iterable[str] = (), descriptor: int = 2
+    level: str = "info",
+    form: Form = "auto",
+    *,
+    secrets: Iterable[str] = (),
+    instance: str | None = None,
+    descriptor: int = 2,
 ) -> ProcessLog:
     """Send all records of this process to journald or standard error; a second call replaces the first.
 
@@ -44,9 +49,10 @@ def set_up_log(
         level: The least severe records that are written: ``debug``, ``info``, ``warning`` or ``error``.
         form: How they are written.
         secrets: Texts to mask in all records; those under six characters are ignored.
+        instance: The name of this process, for each record, where several processes are one daemon.
         descriptor: Where to write, for tests.
     """
-    output = LogOutput(descriptor, form=form, secrets=secrets, dropped=_record_of_dropped)
+    output = LogOutput(descriptor, form=form, secrets=secrets, instance=instance, dropped=_record_of_dropped)
     events = EventLog(output.write)
     log = ProcessLog(events, output)
     log.set_level(level)

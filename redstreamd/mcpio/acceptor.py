@@ -152,6 +152,7 @@ class Acceptor:
         is_status_request: IsStatusRequest | None = None,
         spare_descriptors: int = SPARE_DESCRIPTORS,
         on_event: EventHook = ignore,
+        on_connections: Callable[[int], None] | None = None,
     ) -> None:
         """Serve the clients of `listeners`.
 
@@ -168,6 +169,7 @@ class Acceptor:
                 bounds, too; None for no request.
             spare_descriptors: How many are kept, to tell clients that there are no more.
             on_event: Called with each event.
+            on_connections: Called with the number of open connections when it changes.
         """
         self._listeners = tuple(listeners)
         self._kernels = kernels
@@ -179,6 +181,7 @@ class Acceptor:
         self._stopped = trio.Event()
         self._stopped.set()
         self._connections: set[ServedConnection] = set()
+        self._on_connections = on_connections
         self._accounts = accounts or Accounts()
         self._memory = memory or Memory(self._accounts, self._limits.max_memory_bytes)
         self._holders: tuple[tuple[Peer, int], ...] = ()
@@ -407,6 +410,7 @@ class Acceptor:
                 on_event=self._report,
             )
         self._connections.add(connection)
+        self._tell_connections()
         self._bounds.idlest.add(connection)
         nursery.start_soon(self._serve, connection, stream, principal)
 
@@ -421,8 +425,13 @@ class Acceptor:
             self._report(ConnectionCrashed(connection.id, principal, crash))
         finally:
             self._connections.discard(connection)
+            self._tell_connections()
             self._authentication.closed(stream)
             self._bounds.idlest.remove(connection)
+
+    def _tell_connections(self) -> None:
+        if self._on_connections is not None:
+            self._on_connections(len(self._connections))
 
 
 def _has_waiting(listener: trio.abc.Listener[trio.SocketStream]) -> bool:

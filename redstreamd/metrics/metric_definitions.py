@@ -85,7 +85,15 @@ def _of(subject: Subject, labels: tuple[str, ...], *rows: tuple[str, str, str]) 
 _GAUGE, _COUNTER, _HISTOGRAM = "gauge", "counter", "histogram"
 
 METRICS: Final[tuple[Metric, ...]] = (
-    *_of(Subject.PROCESS, ("version",), (_GAUGE, "build_info", "1, with the version of redstreamd")),
+    *_of(
+        Subject.PROCESS,
+        ("version", "process"),
+        (
+            _GAUGE,
+            "build_info",
+            "1, with the version of redstreamd, and daemon.instance",
+        ),
+    ),
     *_of(
         Subject.PROCESS,
         (),

@@ -82,6 +82,7 @@ class Sources:
         redis: The connections to Redis.
         survey: Takes the figures of streams.
         http: Returns the figures of HTTP; None if there is no listener for it.
+        instance: The name of this process where several share sockets, else empty.
     """
 
     version: str
@@ -98,6 +99,7 @@ class Sources:
     redis: Redis
     survey: StreamSurvey
     http: Callable[[], HttpFigures] | None = None
+    instance: str = ""
 
 
 class Page:
@@ -165,7 +167,7 @@ async def page_of(sources: Sources) -> Page:
 
 def _add_process(page: Page, sources: Sources) -> None:
     process, collector = sources.process(), sources.collector.statistics()
-    page.add({"build_info": 1}, sources.version)
+    page.add({"build_info": 1}, sources.version, sources.instance)
     page.add(
         {
             "start_time_seconds": round(time.time() - process.uptime_seconds, 1),

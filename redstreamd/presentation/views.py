@@ -38,7 +38,9 @@ MAX_LISTED = 100
 _LATEST = 10
 
 #: Parts of the report on the daemon that say who is connected, and what they do.
-_ABOUT_OTHERS = frozenset({"clients", "http", "work", "waiting", "subscriptions", "limits", "history"})
+_ABOUT_OTHERS = frozenset(
+    {"clients", "http", "work", "waiting", "subscriptions", "limits", "history", "sharing"}
+)
 #: Groups that need attention which are listed.
 _NEEDING_ATTENTION = 10
 _NOBODY = Principal("", "")

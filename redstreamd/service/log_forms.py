@@ -16,6 +16,9 @@ from redstreamd.service.log_record import Record
 
 IDENTIFIER: Final = "redstreamd"
 
+#: The field that names the process, without the prefix.
+INSTANCE: Final = "INSTANCE"
+
 #: Before the names of structured fields, so that they are nobody else's.
 PREFIX: Final = "REDSTREAMD_"
 

@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal
 
 import attrs
+import msgspec
 import trio
 
 from redstreamd.service.journal_socket import PATH, JournalSocket
-from redstreamd.service.log_forms import as_json, as_lines, as_priority_lines, cut, for_journald
+from redstreamd.service.log_forms import INSTANCE, as_json, as_lines, as_priority_lines, cut, for_journald
 from redstreamd.service.log_record import Record
 from redstreamd.service.nonblocking_writer import NonblockingWriter
 from redstreamd.visible_text import visible
@@ -83,6 +84,7 @@ class LogOutput:
         *,
         form: Form = "auto",
         secrets: Iterable[str] = (),
+        instance: str | None = None,
         dropped: Callable[[int], Record],
         journal_path: str = PATH,
     ) -> None:
@@ -92,6 +94,7 @@ class LogOutput:
             descriptor: Standard error, but for tests.
             form: How records are written.
             secrets: Texts to mask in all records; those under six characters are ignored.
+            instance: The name of this process, for each record, where several processes are one daemon.
             dropped: Returns the record that so many records were dropped.
             journal_path: Where journald listens.
         """
@@ -99,6 +102,7 @@ class LogOutput:
         self.mask(secrets)
         self._leads_to_journal = is_journal(descriptor)
         self._form = form
+        self._own = () if instance is None else ((INSTANCE, instance),)
         self._stream = NonblockingWriter(descriptor, limit_bytes=BACKLOG_BYTES)
         self._journal: JournalSocket | None = None
         if form == "journal" or (form == "auto" and self._leads_to_journal):
@@ -165,11 +169,17 @@ class LogOutput:
     def write(self, record: Record) -> None:
         """Write a record, or add it to the backlog, or drop it; returns at once and does not raise."""
         with self._lock:
-            self._put(record)
+            self._put(self.named(record))
             self._report_dropped()
             waits = self._stream.waiting_bytes or (self._journal is not None and self._journal.waiting_bytes)
         if waits and self._wake is not None:
             self._wake()
+
+    def named(self, record: Record) -> Record:
+        """Return a record with the name of this process, if it has one: `write` writes it so."""
+        if not self._own or self._own[0] in record.fields:
+            return record
+        return msgspec.structs.replace(record, fields=(*record.fields, *self._own))
 
     @property
     def has_room(self) -> bool:

@@ -19,6 +19,7 @@ _SECRETS = {
     "listeners.token_file": "",
     "http.token_file": "a token itself is made by `redstreamd tokens new`",
     "encryption.keys": "",
+    "daemon.lease_key_file": "",
 }
 
 

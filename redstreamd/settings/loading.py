@@ -102,7 +102,7 @@ def load(
     settings = _structure(values)
     loaded = Loaded(settings, {key: values[key].source if key in values else _DEFAULT for key in DEFINITIONS})
     check_topology(settings, loaded.sources)
-    for check in (_check_tls, _check_listeners, _check_encryption, _check_bounds):
+    for check in (_check_instance, _check_tls, _check_listeners, _check_encryption, _check_bounds):
         check(loaded)
     return loaded
 
@@ -180,6 +180,19 @@ def _first_error(invalid: ClassValidationError, values: Values, within: str = ""
 def _value(settings: Settings, key: str) -> Any:
     group, _, name = key.partition(".")
     return getattr(getattr(settings, group), name)
+
+
+def _check_instance(loaded: Loaded) -> None:
+    """Raise SettingsError for an embedded server of one of several processes: they have to use the same."""
+    daemon = loaded.settings.daemon
+    if daemon.embedded and daemon.instance is not None:
+        raise SettingsError(
+            "daemon.embedded",
+            value="true",
+            source=str(loaded.sources["daemon.embedded"]),
+            allowed="false with daemon.instance: several processes need one server of redis.*, and an "
+            "embedded one is a single process's own",
+        )
 
 
 def _check_tls(loaded: Loaded) -> None:

@@ -19,6 +19,8 @@ _DEMANDS: Final = (
 RESTART_ONLY: Final[Mapping[str, str]] = {
     "daemon.listen": _SOCKETS,
     "daemon.state_directory": "its key and its data are in use",
+    "daemon.instance": "its state lies in the directory of that name",
+    "daemon.lease_key_file": "the leases of clients are signed with it",
     "daemon.audit_chain": "the chain of one run begins at its start",
     "daemon.log_format": "the log of one run is in one form",
     "redis.topology": "the parts are built for it; until then the whole table [redis] stays as it was",

@@ -55,6 +55,31 @@ class DaemonSettings:
             },
         ),
     ] = attrs.field(factory=lambda: Path(default_paths.default_state_directory()))
+    instance: Annotated[
+        str | None,
+        Meta(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*\Z",
+            max_length=32,
+            description="The name of this process, where several processes of a host share sockets and a "
+            "state directory; redstreamd-worker@.service sets it. `redstreamd status`, records and metrics "
+            "name it. The key of leases is common to all; what else a process keeps lies in instances/NAME "
+            "of the state directory.",
+            extra={
+                "allowed": "a name of at most 32 letters, digits, - and _, beginning with a letter or digit"
+            },
+        ),
+    ] = None
+    lease_key_file: Annotated[
+        Path | None,
+        Meta(
+            description="The file of the key that authenticates leases, instead of lease.key in the state "
+            "directory; or the name of a credential. At least 16 bytes, at best 32 random ones. Daemons of "
+            "several hosts that use one Redis need the same key: then a lease that one has given is valid on "
+            "all of them, and they compare the bodies of calls with the same idempotency key. Others must "
+            "not be able to read it.",
+            extra=CREDENTIAL,
+        ),
+    ] = None
     embedded: Annotated[
         bool,
         Meta(

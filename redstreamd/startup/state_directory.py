@@ -32,8 +32,23 @@ def state_in(directory: Path) -> Iterator[None]:
         raise _unusable(subject, directory, reason, allowed) from error
 
 
-def check_state_directory(directory: Path) -> None:
+def own_state(directory: Path, instance: str | None) -> Path:
+    """Return where in the state directory a process keeps what it shares with no other.
+
+    Args:
+        directory: The state directory.
+        instance: The name of the process; None for the one that shares it with none, or is first among those
+            that do.
+    """
+    return directory if instance is None else directory / "instances" / instance
+
+
+def check_state_directory(directory: Path, instance: str | None = None) -> None:
     """Create the state directory with mode 0700 if it is absent, and check it.
+
+    Args:
+        directory: The state directory.
+        instance: See `own_state`; that directory is created, too.
 
     Raises:
         SettingsError: It cannot be created, its lease key cannot be used, or it has no key and is not
@@ -45,6 +60,8 @@ def check_state_directory(directory: Path) -> None:
         # An existing key is only read, so it may be on a read-only file system.
         if not key.exists() and not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+        if instance is not None:
+            own_state(directory, instance).mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         length = len(key.read_bytes()) if key.exists() else LEASE_KEY_BYTES
     except OSError as error:

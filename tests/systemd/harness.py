@@ -327,7 +327,7 @@ def install_units(container: Container) -> None:
             inside.symlink_to(file.readlink())
         elif file.suffix in (".service", ".socket"):
             shutil.copyfile(file, inside)
-    for unit in ("redstreamd", "redstreamd@"):
+    for unit in ("redstreamd", "redstreamd@", "redstreamd-worker@"):
         # As `make install` does for an interpreter that is not the distribution's; ours may be anywhere.
         container.write(
             f"/usr/lib/systemd/system/{unit}.service.d/interpreter.conf",

@@ -69,7 +69,8 @@ def verify(container: Container) -> str:
     done = container.run(
         *("systemd-analyze", "verify", "--man=no"),
         *("redstreamd.socket", "redstreamd.service", "redstreamd-inetd.socket", "redstreamd@1.service"),
-        *("redstreamd-metrics.socket", "redstreamd-http.socket"),
+        *("redstreamd-metrics.socket", "redstreamd-http.socket", "redstreamd-worker@1.service"),
+        *("redstreamd-metrics@1.socket", "redstreamd-http@1.socket"),
         check=False,
     )
     return done.stdout + done.stderr
@@ -131,7 +132,8 @@ def test_a_process_for_one_client_is_as_confined_as_the_daemon() -> None:
         last = lines.index("IPAddressAllow=localhost")
         return [line for line in lines[first : last + 1] if line and not line.startswith("#")]
 
-    assert confinement("redstreamd.service") == confinement("redstreamd@.service")
+    for unit in ("redstreamd@.service", "redstreamd-worker@.service"):
+        assert confinement("redstreamd.service") == confinement(unit)
     assert len(confinement("redstreamd.service")) > 30
 
 
