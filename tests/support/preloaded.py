@@ -27,6 +27,9 @@ from tests.support import preloaded_program
 
 PROGRAM: Final = Path(sys.executable).with_name("redstreamd")
 
+#: What runs the words after the name of a network namespace in that.
+IN_NAMESPACE: Final = ("ip", "netns", "exec")
+
 #: Variables that are read when the program runs. Others may be for the interpreter or for libraries.
 _READ_LATE: Final = (
     *("REDIS_", "REDSTREAMD_", "XDG_", "HOME", "PATH", "NOTIFY_SOCKET", "WATCHDOG_", "JOURNAL_STREAM"),
@@ -43,10 +46,19 @@ def start(
     command: Sequence[str | Path], *, env: Mapping[str, str], **options: Any
 ) -> subprocess.Popen[bytes]:
     """Start a command as `subprocess.Popen` does, preloaded if that makes no difference to what it does."""
-    is_python = Path(command[0]) == PROGRAM or tuple(command[:2]) == (sys.executable, "-c")
+    _, words = _namespace_in(command)
+    is_python = Path(words[0]) == PROGRAM or tuple(words[:2]) == (sys.executable, "-c")
     if is_python and _early(env) == _early(environment()):
         return _Preloaded(command, env=env, **options)
     return subprocess.Popen(command, env=env, **options)
+
+
+def _namespace_in(command: Sequence[str | Path]) -> tuple[str, Sequence[str | Path]]:
+    """Return the network namespace in which a command is to run, or an empty name, and the rest of it."""
+    if tuple(command[: len(IN_NAMESPACE)]) != IN_NAMESPACE:
+        return "", command
+    namespace, *words = command[len(IN_NAMESPACE) :]
+    return str(namespace), words
 
 
 def run(
@@ -90,8 +102,10 @@ class _Preloaded(subprocess.Popen[bytes]):
             :13
         ]
         given = (p2cread, c2pwrite, errwrite)
+        namespace, words = _namespace_in(args)
         request = {
-            "arguments": [os.fspath(word) for word in args],
+            "arguments": [os.fspath(word) for word in words],
+            "namespace": namespace,
             "environment": environment,
             "directory": os.fspath(directory or Path.cwd()),
             "session": more[-2],

@@ -7,6 +7,7 @@ only finds in memory what an import would have read from the disk. Nothing else 
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -20,6 +21,8 @@ from typing import Any
 
 #: The largest request: arguments and an environment.
 REQUEST_BYTES = 1 << 20
+
+_CLONE_NEWNET = 0x40000000
 
 
 def load() -> None:
@@ -60,6 +63,8 @@ def become(request: dict[str, Any], descriptors: Sequence[int]) -> None:
         setattr(sys, name, anew)
         setattr(sys, f"__{name}__", anew)
     os.closerange(3, 1 << 16)
+    if request["namespace"]:
+        _enter(request["namespace"])
     if request["session"]:
         os.setsid()
     os.chdir(request["directory"])
@@ -71,6 +76,15 @@ def become(request: dict[str, Any], descriptors: Sequence[int]) -> None:
 
     # The order in which it runs tasks; `random` is seeded anew by itself.
     trio._core._run._r.seed()
+
+
+def _enter(namespace: str) -> None:
+    """Enter a network namespace, as `ip netns exec` does."""
+    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {namespace}")
+    os.close(descriptor)
 
 
 def serve(asked: socket.socket) -> None:
