@@ -42,7 +42,7 @@ async def check_socket(
     settings: Settings,
     environ: Mapping[str, str],
     *,
-    server: str,
+    server: str | None,
     activated: Sequence[str] = (),
     answer_seconds: float = _ANSWER_SECONDS,
 ) -> CheckResult:
@@ -51,7 +51,8 @@ async def check_socket(
     Args:
         settings: Name the addresses on which it may listen.
         environ: The environment of its clients.
-        server: The address of the Redis that the other checks used; the daemon may use another.
+        server: The address of the Redis that the other checks used, since the daemon may use another; None if
+            there are several.
         activated: Sockets on which systemd listens for it.
         answer_seconds: How long to wait at one address.
     """
@@ -109,11 +110,11 @@ async def check_socket(
     return warning("socket", tried, f"no daemon answers ({seen})", todo)
 
 
-def _other_redis(report: Mapping[str, Any], server: str) -> list[tuple[str, str]]:
+def _other_redis(report: Mapping[str, Any], server: str | None) -> list[tuple[str, str]]:
     """Return what is wrong and what to do, if the daemon uses another Redis than the checks."""
     redis = report.get("redis")
     used = redis.get("address") if isinstance(redis, Mapping) else None
-    if used is None or _is_same(str(used), server):
+    if used is None or server is None or _is_same(str(used), server):
         return []
     todo = f"To check that one, give doctor the daemon's settings ({_settings_of(str(used))})."
     return [(f"it uses another Redis, at {used}", todo)]

@@ -12,7 +12,7 @@ import ipaddress
 import os
 import pwd
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -158,13 +158,13 @@ class _ServiceUser:
         return bool(stat.S_IMODE(status.st_mode) & bit)
 
 
-async def check_confinement(loaded: Loaded, service: Service, target: Target) -> CheckResult:
+async def check_confinement(loaded: Loaded, service: Service, targets: Sequence[Target]) -> CheckResult:
     """Check whether the service may read its files and reach its Redis.
 
     Args:
         loaded: The settings of the service.
         service: The service as systemd would start it.
-        target: Its Redis.
+        targets: Its servers and sentinels.
     """
     tried = f"what {UNIT} may read and reach, by its user and its confinement"
     if not service.is_of_system:
@@ -195,7 +195,8 @@ async def check_confinement(loaded: Loaded, service: Service, target: Target) ->
             "Pass them as credentials (drop-ins private-settings.conf, redis-credentials.conf), or let "
             "others read them if they hold no secret.",
         )
-    if target.path is not None:
+    targets = [target for target in targets if target.path is None]
+    if not targets:
         return ok(_CONFINEMENT, tried, "it may read and reach what it needs")
     if service.value("PrivateNetwork") == "yes":
         return error(
@@ -205,7 +206,8 @@ async def check_confinement(loaded: Loaded, service: Service, target: Target) ->
             f"Use Redis's Unix socket: set {setting('redis.path')}; or remove the drop-in that sets "
             "PrivateNetwork=.",
         )
-    denied = [address for address in await _addresses(target) if _is_denied(address, service)]
+    addresses = [address for target in targets for address in await _addresses(target)]
+    denied = [address for address in dict.fromkeys(addresses) if _is_denied(address, service)]
     if denied:
         return warning(
             _CONFINEMENT,

@@ -180,7 +180,7 @@ async def _choose_sample(probe: Probe, user: str | None) -> None:
     if prefix is None and is_permission_error(await probe.execute("XLEN", probe.sample_key)):
         prefix = await _prefix_of_a_stream(probe)
     if prefix is not None:
-        probe.sample_key = f"{prefix}redstreamd:doctor:{probe.token}"
+        probe.prefix_sample(prefix)
 
 
 def _prefix(user: Any) -> str | None:
@@ -202,6 +202,7 @@ async def _prefix_of_a_stream(probe: Probe) -> str | None:
     names = [name for name in page[1][:_CANDIDATES] if isinstance(name, bytes)]
     lengths = await probe.execute_all([("XLEN", name) for name in names])
     for name, length in zip(names, lengths, strict=True):
-        if isinstance(length, int):
+        # A redirection comes after the check of the permission.
+        if not is_permission_error(length):
             return f"{name.decode('utf-8', 'backslashreplace')}:"
     return None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 import trio
 from redis.exceptions import RedisError
 
@@ -84,8 +85,13 @@ async def check_scripts(probe: Probe) -> CheckResult:
     return error("scripts", tried, error_text(reply), todo)
 
 
-async def check_health(probe: Probe) -> list[CheckResult]:
-    """Check persistence, memory and replication by the rules of the tool stream_health."""
+async def check_health(probe: Probe, *, needs_replica: bool = False) -> list[CheckResult]:
+    """Check persistence, memory and replication by the rules of the tool stream_health.
+
+    Args:
+        probe: The connection.
+        needs_replica: Whether a replica is to take the place of a primary that is lost.
+    """
     tried = {name: f"INFO {name}" for name in _FINDINGS}
     info = await probe.info(*_FINDINGS)
     if not info:
@@ -95,10 +101,20 @@ async def check_health(probe: Probe) -> list[CheckResult]:
     save = config.get(b"save") if isinstance(config, dict) else None
     facts = ServerFacts(info, None if save is None else save.decode(), {})
     findings = list(server_findings(facts))
+    if needs_replica:
+        findings = [_demanded(finding) for finding in findings]
     return [
         _health_result(name, tried[name], [each for each in findings if each.code in codes], facts)
         for name, codes in _FINDINGS.items()
     ]
+
+
+def _demanded(finding: Finding) -> Finding:
+    """Return the finding that there is no replica as a warning."""
+    if finding.code != "no_replica":
+        return finding
+    cause = f"{finding.cause} Until it is back, nobody serves its streams: add a replica."
+    return msgspec.structs.replace(finding, severity=Severity.WARNING, cause=cause)
 
 
 def _health_result(name: str, tried: str, findings: Iterable[Finding], facts: ServerFacts) -> CheckResult:

@@ -22,6 +22,7 @@ CHECKS = [
         "connect",
         "tls",
         "login",
+        "topology",
         "permissions",
         "version",
         "tracking",

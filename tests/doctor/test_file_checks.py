@@ -126,7 +126,7 @@ async def test_a_file_that_only_root_may_read_is_closed_to_the_service(
     os.chmod(file, mode)  # noqa: PTH101
     loaded = settings(file.parent, f'[redis]\ntls = true\nca_file = "{file}"\nhost = "127.0.0.1"\n')
     check = await check_confinement(
-        loaded, service(User="redstreamd", DynamicUser="yes"), target_for(loaded.settings.redis)
+        loaded, service(User="redstreamd", DynamicUser="yes"), [target_for(loaded.settings.redis)]
     )
     assert check.severity is severity
     assert (str(file) in check.seen) is (severity is Severity.ERROR)
@@ -145,13 +145,15 @@ async def test_an_address_that_the_service_may_not_talk_to_is_named(
 ) -> None:
     loaded = settings(None, REDIS_HOST=host)
     confined = service(IPAddressDeny="0.0.0.0/0 ::/0", IPAddressAllow=allowed)
-    check = await check_confinement(loaded, confined, target_for(loaded.settings.redis))
+    check = await check_confinement(loaded, confined, [target_for(loaded.settings.redis)])
     assert check.severity is severity
     assert (host in check.seen) is (severity is Severity.WARNING)
 
 
 async def test_a_service_without_a_network_reaches_no_port() -> None:
     loaded = settings(None)
-    check = await check_confinement(loaded, service(PrivateNetwork="yes"), target_for(loaded.settings.redis))
+    check = await check_confinement(
+        loaded, service(PrivateNetwork="yes"), [target_for(loaded.settings.redis)]
+    )
     assert check.severity is Severity.ERROR
     assert "redis.path" in check.todo

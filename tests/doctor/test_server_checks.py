@@ -224,10 +224,12 @@ async def test_with_an_append_only_file_a_failed_snapshot_is_no_error_and_a_fail
 async def test_a_replica_is_an_error(report: Examine, redis: Server) -> None:
     with start_redis("--replicaof", f"127.0.0.1 {redis.port}") as replica:
         found = await report(path=replica.path)
-    assert found["replication"].severity is Severity.ERROR
-    assert "primary" in found["replication"].todo
-    # Nothing could be written there to provoke a push.
-    assert "READONLY" in found["tracking"].seen
+    assert found["topology"].severity is Severity.ERROR
+    assert "is a replica" in found["topology"].seen
+    assert "redis.host and redis.port" in found["topology"].todo
+    assert 'to "sentinel"' in found["topology"].todo
+    # Nothing can be written there, and what holds of it may not hold of the primary.
+    assert found["tracking"].severity is found["replication"].severity is Severity.SKIPPED
 
 
 async def test_a_clock_that_is_off_says_which_way(redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
