@@ -13,7 +13,6 @@ import signal
 import socket
 import ssl
 import struct
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +40,7 @@ from tests.streamable_http.raw_http import (
 )
 from tests.support.certificates import Authority
 from tests.support.counts import counts
-from tests.support.daemon import Daemon, read_resource
+from tests.support.daemon import Daemon, in_its_place, read_resource
 from tests.support.fair_clock import running_clock
 from tests.support.http_daemon import running_http_daemon
 from tests.support.servers import Server
@@ -138,7 +137,7 @@ class Target:
 @contextlib.contextmanager
 def target_of(server: Server, *options: str) -> Iterator[Target]:
     """Run a daemon that tells how many tasks it has."""
-    program = (sys.executable, counting_daemon.__file__)
+    program = in_its_place(counting_daemon.__file__)
     with running_http_daemon(server, *TIMES, *options, program=program) as running:
         # Until everything is imported, there are more tasks.
         wait_until(lambda: " listens on " in running.daemon.log)

@@ -45,6 +45,15 @@ def hasty(module: str, name: str, *owners: str) -> tuple[str, ...]:
     return sys.executable, "-c", _HASTY_SCRIPT.format(module=module, owners=owners, name=name)
 
 
+def in_its_place(script: str) -> tuple[str, ...]:
+    """Return the words that start a script that runs the program; the daemon's modules may be in memory.
+
+    Args:
+        script: Its file; it takes the first directory off `sys.path`, as one that is run by its path does.
+    """
+    return sys.executable, "-c", f"import runpy; runpy.run_path({script!r}, run_name='__main__')"
+
+
 #: With the progress of a wait reported after tenths of a second.
 HASTY = hasty("redstreamd.tools.progress_notifications", "_INTERVAL")
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any
 import attrs
 
 from tests.support import traced_daemon
-from tests.support.daemon import running_daemon
+from tests.support.daemon import in_its_place, running_daemon
 from tests.support.mcp_client import ENVELOPE, HANDSHAKE, EraName
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -63,7 +62,7 @@ def one_call(server: Server, era: EraName, tool: str, arguments: dict[str, Any],
     params = {"name": tool, "arguments": arguments} | ({"_meta": ENVELOPE} if modern else {})
     with tempfile.TemporaryDirectory() as place, socket.socket(socket.AF_UNIX) as client:
         file = Path(place) / "passed"
-        program = (sys.executable, traced_daemon.__file__, str(file))
+        program = (*in_its_place(traced_daemon.__file__), str(file))
         with running_daemon(server, program=program, **variables) as daemon:
             client.settimeout(120)
             client.connect(daemon.path)
