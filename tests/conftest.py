@@ -51,7 +51,7 @@ FIGURE = "figure"
 
 #: Directories of tests that start containers, daemons or other programs, or repeat others on more servers.
 SLOW = {"clients", "cli", "compat", "conformance", "contract", "daemon", "faults", "installing", "model"}
-SLOW |= {"embedded", "fairness", "fuzz", "scenarios", "systemd"}
+SLOW |= {"embedded", "fairness", "fuzz", "scenarios", "systemd", "topologies"}
 #: Directories and modules of others that take long, since they wait or repeat much.
 SLOW |= {"prompts", "resources", "test_acceptor", "test_annotations", "test_arguments"}
 SLOW |= {"test_black_hole", "test_cancellation", "test_connection", "test_crash_dump"}

@@ -106,9 +106,24 @@ def test_the_tools_do_the_same_where_entries_are_encrypted(
 
 
 def check_model(
-    server: Deployed, examples: int, encryption: InForce | None = None, known: Mapping[str, Any] | None = None
+    server: Deployed,
+    examples: int,
+    encryption: InForce | None = None,
+    known: Mapping[str, Any] | None = None,
+    *,
+    machine: type[ToolsMachine] = ToolsMachine,
+    whole: bool = True,
 ) -> None:
-    """Run the model on a server; with `encryption` by that, and what the model knows of it."""
+    """Run the model on a server.
+
+    Args:
+        server: The server.
+        examples: How many sequences of calls.
+        encryption: By which entries are encrypted, if they are.
+        known: What the model knows of that.
+        machine: The model, perhaps with further rules.
+        whole: Whether each tool must have succeeded; for that it goes on, up to three times as long.
+    """
     chosen = Settings(
         leases=LeasesSettings(max_deliveries=MAX_DELIVERIES),
         tools=ToolsSettings(max_result_bytes=MAX_RESULT_BYTES),
@@ -126,7 +141,7 @@ def check_model(
         # Where CI=true, Hypothesis draws by the name of the class: each run has its own.
         for run in ("", "Again", "OnceMore"):
             run_state_machine_as_test(
-                type(f"Machine{run}", (ToolsMachine,), attributes),
+                type(f"Machine{run}", (machine,), attributes),
                 settings=settings(
                     max_examples=examples,
                     stateful_step_count=50,
@@ -138,8 +153,8 @@ def check_model(
                     suppress_health_check=list(HealthCheck),
                 ),
             )
-            if succeeded == every:
+            if succeeded == every or not whole:
                 break
     finally:
         threads.close()
-    assert succeeded == every
+    assert succeeded == every or not whole

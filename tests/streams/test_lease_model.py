@@ -414,16 +414,20 @@ class LeaseMachine(RuleBasedStateMachine):
 
 
 def check_model(
-    examples: int, server: Deployed, clock: SetClock | None = None, encryption: InForce | None = None
+    examples: int,
+    server: Deployed,
+    clock: SetClock | None = None,
+    encryption: InForce | None = None,
+    machine: type[LeaseMachine] = LeaseMachine,
 ) -> None:
+    """Run the model, or one with further rules, on a server."""
     make = Encryption if encryption is None else encryption.encryption
     threads = BusThread(server, 2, LEASES_SETTINGS, encryption=make)
     try:
         attributes = {"server": server, "threads": threads, "clock": clock}
         attributes |= {"ring": None if encryption is None else encryption.keys}
-        machine = type("Machine", (LeaseMachine,), attributes)
         run_state_machine_as_test(
-            machine,
+            type("Machine", (machine,), attributes),
             settings=settings(
                 max_examples=examples,
                 stateful_step_count=50,

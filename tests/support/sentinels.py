@@ -207,8 +207,8 @@ def running_sentinels(
         failover_timeout_ms: After which a failover has failed; another one may begin after twice that.
         password: Of the default user of the servers.
         sentinel_password: Of the default user of the sentinels.
-        tls: Whether all speak TLS with each other and with clients, which the wheel's Valkey cannot; a plain
-            port remains for what does not.
+        tls: Whether all speak TLS with each other and with clients, for which only Debian's Redis is built;
+            a plain port remains for what does not.
     """
     with contextlib.ExitStack() as stack:
         home = Path(tempfile.mkdtemp(prefix="rs-"))

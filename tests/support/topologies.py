@@ -59,7 +59,9 @@ def scenario_marks(kind: str, daemon: str | None, era: str | None) -> list[Any] 
 
     `make test` has the plainest form of each: what stands before the topology does not know of it.
     """
-    plain = daemon in (None, "clear") and era in (None, "modern")
-    if kind in KINDS:
-        return [] if plain else LONG
-    return [pytest.mark.soak] if plain else None
+    differences = (daemon not in (None, "clear")) + (era not in (None, "modern"))
+    if differences == 0:
+        return [] if kind in KINDS else [pytest.mark.soak]
+    if kind not in KINDS:
+        return None
+    return [pytest.mark.soak] if differences > 1 or daemon == "http" else LONG
