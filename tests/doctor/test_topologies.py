@@ -64,7 +64,7 @@ async def test_sentinels_in_order_are_content_and_the_primary_is_checked_as_a_se
     worst = {name: each for name, each in found.items() if each.severity is Severity.ERROR}
     assert not worst
     assert found["tracking"].severity is found["scripts"].severity is Severity.OK
-    assert found["login"].seen .startswith("accepted by redis ")
+    assert found["login"].seen.startswith("accepted by redis ")
     assert "other server" in found["login"].tried
 
 
@@ -138,7 +138,7 @@ async def test_a_cluster_in_order_is_content_and_every_node_is_checked(
     found = await report(cluster.variables())
     assert found["nodes"].seen == "6 of 6 answer"
     assert found["topology"].seen == "3 primaries, 3 replicas; all slots are served"
-    assert found["login"].seen .startswith("accepted by redis ")
+    assert found["login"].seen.startswith("accepted by redis ")
     assert {each.severity for each in found.values()} <= {Severity.OK, Severity.SKIPPED, Severity.WARNING}
     # Each asked with a key of its own: no redirection is taken for an answer.
     assert found["scripts"].seen == "it ran"
