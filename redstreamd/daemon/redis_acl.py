@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from redstreamd.daemon.policy_settings import offered, policy_of
+from redstreamd.errors.remedies import setting
 from redstreamd.policy import Permission
 from redstreamd.settings import Settings
 
@@ -110,8 +111,9 @@ def redis_acl(settings: Settings, user: str) -> list[str]:
 
 def _at_sentinels(user: str) -> list[str]:
     grants = " ".join(_grants(_AT_SENTINELS))
+    login = setting("redis.sentinel_username")
     return [
-        "# At each sentinel that asks for a login (redis.sentinel_username), and not at the servers:",
+        f"# At each sentinel that asks for a login ({login}), not at the servers:",
         f"#   ACL SETUSER {user} resetkeys resetchannels -@all &+switch-master {grants}",
     ]
 

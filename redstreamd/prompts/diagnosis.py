@@ -16,8 +16,8 @@ Find out whether redstreamd can use Redis, and tell me in a few sentences.
 
 1. Look at redis.ping. Answered within a few milliseconds is healthy; tens of milliseconds point to a slow
    network or a busy server; not answered is an outage. redis.troubles lists what else is known to be wrong,
-   such as a server that answers but refuses writes. If redis.nodes is there, Redis is several servers, each
-   with its own ping, troubles and connections; streams of the others are served while one is away.
+   such as a server that answers but refuses writes. If redis has nodes, it is several servers, each with its
+   own ping, troubles and connections; streams of the others are served while one is away.
 2. Look at each of redis.connections. "command" carries everything short, "watch" wakes those who wait,
    "bulk" carries large reads, "large" those that are known to be very large, "durable" carries adds that are
    to be confirmed. Each is opened when first needed: one that is not listed was not needed yet, which is not
