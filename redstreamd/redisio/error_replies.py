@@ -172,7 +172,7 @@ TABLE: Final = (
         "ASK",
         Code.CONNECTION_ERROR,
         "The key is moving to another node of the Redis cluster",
-        f'Repeat in a moment, or set {setting("redis.topology")} to "cluster".',
+        "Repeat in a moment.",
     ),
     Row(
         "UNBLOCKED",
