@@ -104,7 +104,8 @@ class Sentinel(Topology):
         """Return the one node; wait for the first primary while a sentinel may still name it."""
         while self._node is None:
             until = deadline
-            if self._watches.are_all_tried and deadline != float("inf"):
+            is_hopeless = self._watches.are_all_tried and not self._watches.answers
+            if is_hopeless and deadline != float("inf"):
                 until = min(deadline, self._since + _GRACE_SECONDS)
             if trio.current_time() >= until:
                 problem = not_known(self._deployment.primary_name, self._watches.problems())
