@@ -166,6 +166,29 @@ async def test_pushes_arrive_between_replies_and_a_failing_hook_costs_nothing(
     assert [str(each.error) for each in defects] == ["a defect in the hook"]
 
 
+async def test_messages_of_a_channel_are_pushed_beside_replies(server: Server) -> None:
+    pushed: list[list[Any]] = []
+    connection = Connection(Target(path=server.path), role="test", on_push=pushed.append)
+    async with running_connection(connection):
+        await connection.subscribe("news")
+        server.command("PUBLISH", "news", "1")
+        assert await connection.execute("ECHO", "2") == b"2"
+        await until(lambda: len(pushed) == 2)
+        assert pushed == [[b"subscribe", b"news", 1], [b"message", b"news", b"1"]]
+
+
+async def test_a_refused_subscription_is_told_and_its_connection_not_used_again(server: Server) -> None:
+    server.command("ACL", "SETUSER", "u", "on", "nopass", "+@all", "-subscribe", "allkeys")
+    try:
+        connection = Connection(Target(path=server.path, username="u"), role="test")
+        async with running_connection(connection) as ran:
+            with pytest.raises(ResponseError, match="permissions"):
+                await connection.subscribe("news")
+            await ran.ended.wait()
+    finally:
+        server.command("ACL", "DELUSER", "u")
+
+
 async def test_an_overdue_reply_ends_the_connection(redis: Server, clock: Clock) -> None:
     async with proxy_to(redis.path) as proxy:
         connection = Connection(through(proxy), role="test", reply_timeout=0.3)

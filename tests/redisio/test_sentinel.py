@@ -91,7 +91,7 @@ async def rounds(sentinels: list[ScriptedSentinel], count: int = 3) -> None:
     await until(lambda: all(one.asked >= goal for one, goal in zip(sentinels, goals, strict=True)))
 
 
-async def test_the_first_that_tells_of_a_failover_is_followed_at_once(
+async def test_whoever_tells_first_of_a_failover_is_followed_at_once(
     servers: list[Server], clock: Clock
 ) -> None:
     old, new, _ = servers
@@ -102,12 +102,14 @@ async def test_the_first_that_tells_of_a_failover_is_followed_at_once(
             assert await run.used() == old.port
             await until(lambda: len(run.topology.status().nodes) == 1 and sentinels[0].is_heard)
             began = clock()
-            await sentinels[0].switch(new, epoch=2)
-            await run.until_used(new)
+            for epoch, server in enumerate((new, old) * 4, 2):
+                await sentinels[0].switch(server, epoch=epoch)
+                await run.until_used(server)
             with measured:
-                assert clock() - began < 0.4  # the next question would come later, in the mean
+                # The question that comes by itself would take a quarter of a second each time, in the mean.
+                assert clock() - began < 1
             named = run.told(PrimaryNamed)
-            assert [(one.label, one.former, one.epoch) for one in named] == [
+            assert [(one.label, one.former, one.epoch) for one in named[:2]] == [
                 (f"127.0.0.1:{old.port}", "", 1),
                 (f"127.0.0.1:{new.port}", f"127.0.0.1:{old.port}", 2),
             ]
