@@ -116,7 +116,10 @@ class Host:
         started = [name.replace("@.", "@*.") for name in units]
         if units:
             self.tell(*self.systemctl("stop", *started))
-            self.tell(*self.systemctl("disable", *(name for name in units if "@." not in name)))
+            # Of a template that means all its instances; the others cannot be enabled.
+            enabled = [name for name in units if "\n[Install]\n" in (self.units / name).read_text("utf-8")]
+            if enabled:
+                self.tell(*self.systemctl("disable", *enabled))
         for name in self._unit_names():
             (self.units / name).unlink(missing_ok=True)
         if self.documents.is_symlink():

@@ -24,7 +24,7 @@ def report_lines(report: Mapping[str, Any], glyphs: Glyphs) -> Iterator[Line]:
     sharing = report.get("sharing") or {}
     name = f"instance {sharing['instance']}, " if sharing.get("instance") else ""
     yield Line(f"redstreamd {report['redstreamd']}", f"{name}{_process(report['process'])}")
-    yield from _processes(sharing, report["process"]["pid"])
+    yield from process_lines(sharing, report["process"]["pid"])
     if other := replaced(report):
         seen, todo = other
         yield Line("", seen, "warning")
@@ -59,7 +59,7 @@ def report_lines(report: Mapping[str, Any], glyphs: Glyphs) -> Iterator[Line]:
     yield from attention_lines(report.get("attention") or {})
 
 
-def _processes(sharing: Mapping[str, Any], this: int) -> Iterator[Line]:
+def process_lines(sharing: Mapping[str, Any], this: int) -> Iterator[Line]:
     """Yield a line for each of several processes that share their sockets, with what it has."""
     processes = sharing.get("processes", [])
     if len(processes) < 2:

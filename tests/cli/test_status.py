@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from redstreamd.cli.status_text import busy_text, connection_bounds
+from redstreamd.cli.status_text import busy_text, connection_bounds, process_lines
 from redstreamd.errors.remedies import setting, unit_setting
 from tests.cli.conftest import read_all
 from tests.cli.test_call import received
@@ -243,3 +243,18 @@ def test_the_bounds_of_connections_are_told_where_they_matter(clients, lines):
 def test_an_older_daemon_tells_nothing_of_bounds():
     older = {name: CLIENTS[name] for name in ("connections", "accepted", "refused", "requests_in_flight")}
     assert [*connection_bounds(older)] == []
+
+
+def test_each_of_several_processes_is_named():
+    two = [
+        {"instance": "", "pid": 7, "connections": 101},
+        {"instance": "2", "pid": 9, "connections": 99},
+    ]
+    lines = [(each.name, each.text) for each in process_lines({"processes": two}, 9)]
+    assert lines == [
+        ("processes", "main: process 7, 101 connected"),
+        ("", "instance 2: process 9, 99 connected, which answers"),
+    ]
+    # One that has its sockets to itself is named by the first line alone.
+    assert list(process_lines({"processes": two[:1]}, 7)) == []
+    assert list(process_lines({}, 7)) == []
