@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text("utf-8")
 
 #: What a client may be told meanwhile: nothing was done, or nobody knows, which a key is for.
-RETRYABLE = {"CONNECTION_ERROR", "OUTCOME_UNKNOWN", "TIMEOUT", "BACKEND_UNAVAILABLE"}
+RETRYABLE = {"CONNECTION_ERROR", "OUTCOME_UNKNOWN", "TIMEOUT"}
 LIVE = "live:jobs"
 WORK = {"group": "workers", "consumer": "one"}
 #: Slots that move in the test; the page moves two thirds of all, which takes a minute.
