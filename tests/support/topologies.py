@@ -57,11 +57,11 @@ def on_topologies(quick: int, *, ci: int, full: int) -> list[Any]:
 def scenario_marks(kind: str, daemon: str | None, era: str | None) -> list[Any] | None:
     """Return the marks of a story told on a kind; None if it is not told there.
 
-    `make test` has the plainest form of each: what stands before the topology does not know of it.
+    `make test` has the plainest form of each on a cluster; what stands before it does not know of it.
     """
     differences = (daemon not in (None, "clear")) + (era not in (None, "modern"))
     if differences == 0:
-        return [] if kind in KINDS else [pytest.mark.soak]
+        return {"cluster": [], "sentinel": LONG}.get(kind, [pytest.mark.soak])
     if kind not in KINDS:
         return None
     return [pytest.mark.soak] if differences > 1 or daemon == "http" else LONG

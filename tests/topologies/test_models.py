@@ -85,7 +85,7 @@ def test_leases_behave_as_the_model_says_while_the_stream_moves(server: Cluster,
 
 
 @ON_CLUSTER
-@pytest.mark.parametrize("examples", counts(3, ci=10, full=200))
+@pytest.mark.parametrize("examples", counts(3, ci=10, full=200)[1:])
 def test_the_tools_do_what_the_model_says_while_streams_move(server: Cluster, examples: int) -> None:
     test_tools_model.check_model(server, examples, machine=MovingTools, whole=examples > MANY)
 
