@@ -430,8 +430,8 @@ def test_one_redis_gets_replicas_and_sentinels_and_a_failover_loses_nothing_that
             clients.wait_traffic()
 
             # Sentinels learn of replicas every ten seconds, and refuse before.
-            begin, named = failover.commands()
-            here.run(begin)
+            pause, begin, named = failover.commands()
+            wait_until(lambda: (here.run(pause), here.run(begin))[1].strip() == "OK")
             first = str(here.servers[1].port)
             wait_until(lambda: first not in here.run(named))
             clients.wait_traffic()
