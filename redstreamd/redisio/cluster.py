@@ -186,7 +186,7 @@ class Cluster(Topology):
         Commands wait until the nodes that the settings name have told who serves what.
         """
         self._deployment = deployment
-        self._command_timeout = command_timeout
+        self.command_timeout = command_timeout
         self._forget()
         for address, node in self._nodes.items():
             node.retarget(self._target_of(address), command_timeout=command_timeout)
@@ -374,7 +374,7 @@ class Cluster(Topology):
         for address in found.primaries.values():
             node, target = self._nodes[address], self._target_of(address)
             if node.target != target:
-                node.retarget(target, command_timeout=self._command_timeout)
+                node.retarget(target, command_timeout=self.command_timeout)
         table: list[Node | None] = []
         for start, end, owner in found.runs:
             table += [None if owner is None else nodes[owner]] * (end - start + 1)

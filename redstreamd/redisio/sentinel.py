@@ -136,7 +136,7 @@ class Sentinel(Topology):
     def retarget(self, deployment: Deployment, *, command_timeout: float) -> None:
         """Use other sentinels or logins from now on; the primary in use stays until they name another."""
         self._deployment = deployment
-        self._command_timeout = command_timeout
+        self.command_timeout = command_timeout
         self._choice.forget()
         self._refused.clear()
         self._watches.use(deployment)
@@ -231,7 +231,7 @@ class Sentinel(Topology):
     def _move(self, node: Node, target: Target) -> None:
         node.retarget(
             target,
-            command_timeout=self._command_timeout,
+            command_timeout=self.command_timeout,
             because=connect_errors.ANOTHER_PRIMARY,
             answers_within=_HANDOVER_SECONDS,
         )

@@ -56,7 +56,7 @@ class Standalone(Topology):
             and now - self._resolved_at >= _RESOLVE_SECONDS
         ):
             self._resolved_at = now
-            node.retarget(node.target, command_timeout=self._command_timeout, because=ANOTHER_PRIMARY)
+            node.retarget(node.target, command_timeout=self.command_timeout, because=ANOTHER_PRIMARY)
         return None
 
     def nodes(self) -> tuple[Node, ...]:
@@ -66,7 +66,7 @@ class Standalone(Topology):
     def retarget(self, deployment: Deployment, *, command_timeout: float) -> None:
         """Use another server or login from now on; see `Node.retarget`."""
         self._deployment = deployment
-        self._command_timeout = command_timeout
+        self.command_timeout = command_timeout
         self.node.retarget(deployment.target, command_timeout=command_timeout)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

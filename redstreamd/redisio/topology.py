@@ -92,6 +92,7 @@ class Topology(ABC):
 
     Attributes:
         kind: Which one it is.
+        command_timeout: Seconds for one command, everything included.
         hooks: What the owner of the watch connections is told.
         traffic: What went over the connections of each role so far, of all nodes together.
         on_moved: Called when keys may have other nodes than before; must neither block nor raise.
@@ -112,7 +113,7 @@ class Topology(ABC):
     ) -> None:
         """Prepare; nothing is connected before `run`. The arguments are those of `Node`."""
         self._deployment = deployment
-        self._command_timeout = command_timeout
+        self.command_timeout = command_timeout
         self._connect_grace = connect_grace
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
@@ -126,7 +127,7 @@ class Topology(ABC):
         """Return a node that shares hooks and counters with the others; somebody has to run it."""
         return Node(
             target,
-            command_timeout=self._command_timeout,
+            command_timeout=self.command_timeout,
             connect_grace=self._connect_grace,
             ping_interval=self._ping_interval,
             ping_timeout=self._ping_timeout,
@@ -135,16 +136,6 @@ class Topology(ABC):
             hooks=self.hooks,
             traffic=self.traffic,
         )
-
-    @property
-    def command_timeout(self) -> float:
-        """Seconds for one command, everything included."""
-        return self._command_timeout
-
-    @property
-    def has_slots(self) -> bool:
-        """Whether keys are in slots: a command names keys of one slot only, and slots move to other nodes."""
-        return self.kind is TopologyKind.CLUSTER
 
     # As Routes
 
