@@ -137,6 +137,11 @@ class Topology(ABC):
             traffic=self.traffic,
         )
 
+    @property
+    def has_slots(self) -> bool:
+        """Whether keys are in slots: a command names keys of one slot only, and slots move to other nodes."""
+        return self.kind is TopologyKind.CLUSTER
+
     # As Routes
 
     @abstractmethod
