@@ -9,6 +9,7 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import attrs
 import pytest
@@ -22,7 +23,7 @@ from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus
 from tests.faults.calling import by_bus
 from tests.support.buses import KEY
-from tests.support.counts import counts, numbers_until
+from tests.support.counts import numbers_until
 from tests.support.fair_clock import Clock
 from tests.support.history import History, InvalidRun, Told, entries_of
 from tests.support.measured import measured
@@ -34,6 +35,15 @@ from tests.support.waiting import until
 STREAMS = 2
 #: What a caller may meet while the cluster changes; both say to call again.
 RETRYABLE = {Code.CONNECTION_ERROR.value, Code.OUTCOME_UNKNOWN.value}
+
+
+def on_kinds(quick: int, *, ci: int, full: int) -> list[Any]:
+    """Return values of the parameters for a server and a count: Valkey and Redis 8 in `make soak` only."""
+    return [
+        pytest.param("redis", quick),
+        pytest.param("redis", ci, marks=pytest.mark.soak_ci),
+        *(pytest.param(kind, full, marks=pytest.mark.soak) for kind in ("redis", "valkey", "redis8")),
+    ]
 
 
 @attrs.define
@@ -128,8 +138,7 @@ async def more(load: Load, count: int, streams: list[str] | None = None) -> None
         raise InvalidRun(f"less than {count} acknowledged on each stream in a minute: {load.met()}")
 
 
-@pytest.mark.parametrize("server", ["redis", "valkey", "redis8"])
-@pytest.mark.parametrize("moves", counts(12, ci=60, full=400))
+@pytest.mark.parametrize(("server", "moves"), on_kinds(12, ci=40, full=400))
 @pytest.mark.limit(60, moves=12)
 async def test_nothing_is_lost_while_slots_move_under_load(
     server: str, moves: int, rng: random.Random, clock: Clock
@@ -167,8 +176,7 @@ def refusals(cluster: Cluster, code: str) -> int:
     return found
 
 
-@pytest.mark.parametrize("server", ["redis", "valkey", "redis8"])
-@pytest.mark.parametrize("kills", counts(1, ci=5, full=25))
+@pytest.mark.parametrize(("server", "kills"), on_kinds(1, ci=3, full=25))
 @pytest.mark.limit(60, kills=1)
 async def test_a_lost_primary_costs_only_its_own_slots_anything(
     server: str, kills: int, clock: Clock
