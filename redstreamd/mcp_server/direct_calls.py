@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from redstreamd.errors import BusError
-from redstreamd.mcp_server.direct_waits import DirectWait, answer_line
+from redstreamd.mcp_server.direct_waits import DirectWait
 from redstreamd.mcpio.connection_state import Era
 from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.plain_calls import PlainCall
@@ -88,7 +88,7 @@ class DirectPath:
         try:
             invocation = toolbox.check(prepared, arguments, principal, began, session.account)
         except BusError as error:
-            exchange.answer(answer_line(exchange, failure(error), end))
+            exchange.answer_result(failure(error).opened, end)
             return True
         direct = _DirectCall(self, exchange, invocation, end)
         if toolbox.rules.admit is None:
@@ -244,7 +244,7 @@ class _DirectCall(msgspec.Struct, eq=False):
     def _answer(self, result: Result, outcome: str) -> None:
         invocation = self.invocation
         invocation.end(outcome, result.size if invocation.rules.on_ended else 0)
-        self.exchange.answer(answer_line(self.exchange, result, self.tail))
+        self.exchange.answer_result(result.opened, self.tail)
 
     def _cancel(self) -> None:
         # The client has cancelled: a command that was not sent is taken back, which ends the call; else the
@@ -294,7 +294,7 @@ class _DirectCall(msgspec.Struct, eq=False):
         if result is None:
             exchange.answer_unknown()
         else:
-            exchange.answer(answer_line(exchange, result, self.tail))
+            exchange.answer_result(result.opened, self.tail)
 
     async def _progress(self, progress: float, total: float | None, message: str | None) -> None:
         self.exchange.progress(progress, total, message)

@@ -6,23 +6,12 @@ Those who are told the same share its encoding: an answer is the request's id, j
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, Final
-
-import msgspec
+from typing import Any
 
 from redstreamd.mcpio.exchange import Exchange
 from redstreamd.streams.waiting import Sleeper, Told, Wait
 from redstreamd.tools.invocation import CANCELLED, OK, Invocation
-from redstreamd.tools.results import Result, failure, success
-
-_encode = msgspec.json.Encoder().encode
-_OPENING: Final = b'{"jsonrpc":"2.0","id":'
-_RESULT: Final = b',"result":'
-
-
-def answer_line(exchange: Exchange, result: Result, end: bytes) -> bytes:
-    """Return the message that answers a request with a result."""
-    return b"".join((_OPENING, _encode(exchange.id), _RESULT, result.opened, end))
+from redstreamd.tools.results import failure, success
 
 
 class DirectWait(Sleeper, eq=False, kw_only=True):
@@ -70,11 +59,11 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
             except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the others' waits
                 self.failed(error)
                 return
-            made = told.made[key] = b"".join((_RESULT, result.opened, self.end)), result.size
+            made = told.made[key] = result.opened + self.end, result.size
         line, size = made
         self.invocation.end(OK, size)
         exchange = self.exchange
-        exchange.answer(b"".join((_OPENING, _encode(exchange.id), line)))
+        exchange.answer_result(line)
 
     def failed(self, error: Exception) -> None:
         """Answer with the error."""
@@ -82,7 +71,7 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
         refusal = self.invocation.refusal(error if reword is None else reword(error))
         result = failure(refusal)
         self.invocation.end(str(refusal.code), result.size)
-        self.exchange.answer(answer_line(self.exchange, result, self.end))
+        self.exchange.answer_result(result.opened, self.end)
 
     def cancel(self) -> None:
         """End the call: nobody waits for it any more, or the session ends."""

@@ -24,6 +24,9 @@ from redstreamd.mcpio.jsonrpc import (
 if TYPE_CHECKING:
     from redstreamd.mcpio.session import Session
 
+_encode = msgspec.json.Encoder().encode
+_OPENING: Final = b'{"jsonrpc":"2.0","id":'
+_RESULT: Final = b',"result":'
 _CLOSING: Final = "the connection is closing"
 
 
@@ -103,6 +106,10 @@ class Exchange(msgspec.Struct, eq=False):
             message = f"the answer has {len(line)} bytes, and at most {most} can be sent; ask for less"
             line = jsonrpc.error(self.id, INTERNAL_ERROR, message)
         self.sink.answer(jsonrpc.in_batch(line) if self.batched else line, is_last=is_last)
+
+    def answer_result(self, result: bytes, end: bytes = b"") -> None:
+        """As `answer`, with a result that is encoded, and `end` for what follows on it in the message."""
+        self.answer(b"".join((_OPENING, _encode(self.id), _RESULT, result, end)))
 
     def answer_unknown(self) -> None:
         """As `answer`, after the work was cut short: what it did is not known."""
