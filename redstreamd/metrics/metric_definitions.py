@@ -91,7 +91,7 @@ METRICS: Final[tuple[Metric, ...]] = (
         (
             _GAUGE,
             "build_info",
-            "1, with the version of redstreamd, and daemon.instance",
+            "1, with the version of redstreamd, and the name of the process",
         ),
     ),
     *_of(

@@ -39,8 +39,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _MAX_CHARACTERS = 16_384
 #: Tokens that are remembered, of so many entries at most: about 3 MiB.
 _MAX_REMEMBERED, _MAX_REMEMBERED_ENTRIES = 1_024, 20
-#: What is authenticated, see `Lease` and above.
-_Form = tuple[str, str, str, str, int, int, tuple[int, ...]]
 #: Characters of a wrong token that an error shows.
 _SHOWN = 24
 
@@ -83,29 +81,16 @@ class Lease:
         return self.max_deliveries if self.length_ms is None else self.own_limit
 
 
-def not_a_lease(token: str, *, is_whole: bool = False) -> BusError:
-    """Return the error for a token that was not signed with the key, or that is another principal's.
-
-    Args:
-        token: The token.
-        is_whole: Whether it is a token in form, signed otherwise: most often with the key of another daemon.
-    """
+def not_a_lease(token: str) -> BusError:
+    """Return the error for a token that was not signed with the key, or that is another principal's."""
     shown = token if len(token) <= _SHOWN else token[:_SHOWN] + "…"
-    if is_whole:
-        return BusError(
-            Code.INVALID_ARGUMENT,
-            f"lease={shown!r} was given by a daemon with another lease key.",
-            cause="Daemons that share a Redis read each other's leases only if all have the same key; or "
-            "the token was changed on the way.",
-            next_step="Call work_take with resume: true, which gives a new lease of the same entries; have "
-            f"the administrator set {setting('daemon.lease_key_file')} to the same key on all hosts.",
-        )
     return BusError(
         Code.INVALID_ARGUMENT,
         f"lease={shown!r} is not a lease of this bus.",
         cause="It was changed on the way, or comes from a daemon with another lease key.",
         next_step="Pass the `lease` of the work_take answer exactly; "
-        "if it is gone, call work_take with resume: true for a new one.",
+        "if it is gone, call work_take with resume: true for a new one. Daemons that share a Redis read each "
+        f"other's leases if all have the same key: {setting('daemon.lease_key_file')}.",
     )
 
 
@@ -186,14 +171,11 @@ class LeaseKey:
         signed = self._signed.get(token)
         if signed is not None:
             return signed
-        raw = _decoded(token)
-        if raw is None:
+        body = self._verified(token)
+        if body is None:
             raise not_a_lease(token)
-        body, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
-        if not hmac.compare_digest(mac, self._mac(body)):
-            raise not_a_lease(token, is_whole=_has_form(body))
         stream, group, consumer, principal, taken_at, max_deliveries, numbers = msgspec.msgpack.decode(
-            body, type=_Form
+            body, type=tuple[str, str, str, str, int, int, tuple[int, ...]]
         )
         triples = list(zip(*[iter(numbers)] * 3, strict=True))
         # Later triples of an entry replace earlier ones.
@@ -203,6 +185,17 @@ class LeaseKey:
         return Lease(
             stream, group, consumer, principal, attempts, taken_at, max_deliveries, length_ms, own_limit
         )
+
+    def _verified(self, token: str) -> bytes | None:
+        if not token.startswith(_PREFIX) or len(token) > _MAX_CHARACTERS or not token.isascii():
+            return None
+        text = token.removeprefix(_PREFIX)
+        try:
+            raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except ValueError:
+            return None
+        body, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
+        return body if hmac.compare_digest(mac, self._mac(body)) else None
 
     def derive(self, purpose: str) -> bytes:
         """Return a key of 32 bytes for another purpose. No token's body is equal to a text."""
@@ -216,23 +209,3 @@ class LeaseKey:
         inner.update(body)
         outer.update(inner.digest())
         return outer.digest()
-
-
-def _decoded(token: str) -> bytes | None:
-    """Return what a token holds, or None if it cannot be one."""
-    if not token.startswith(_PREFIX) or len(token) > _MAX_CHARACTERS or not token.isascii():
-        return None
-    text = token.removeprefix(_PREFIX)
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except ValueError:
-        return None
-
-
-def _has_form(body: bytes) -> bool:
-    """Return whether an unauthenticated body has the form of a token's."""
-    try:
-        msgspec.msgpack.decode(body, type=_Form)
-    except msgspec.DecodeError:
-        return False
-    return True

@@ -105,7 +105,7 @@ def test_a_daemon_with_another_key_says_so_and_how_to_go_on(
         taken = call(one, "work_take", **GROUP, consumer="w")
         refused = call(other, "work_done", lease=taken["lease"])
         assert refused["code"] == "INVALID_ARGUMENT"
-        assert "a daemon with another lease key" in refused["message"]
+        assert "a daemon with another lease key" in refused["cause"]
         assert "daemon.lease_key_file" in refused["next_step"]
         # What it says: the consumer takes its work up again, and settles it there.
         again = call(other, "work_take", **GROUP, consumer="w", resume=True)
