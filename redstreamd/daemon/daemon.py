@@ -24,7 +24,7 @@ from redstreamd.daemon.shutdown import unless_stopped
 from redstreamd.daemon.sockets import inherited_listener, open_listeners, protected
 from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.service.socket_activation import adopt_sockets, adopt_standard_input
-from redstreamd.settings import Kind, Loaded
+from redstreamd.settings import Kind, Loaded, Settings
 from redstreamd.startup.lazy_packages import make_lazy
 
 # Of these packages the daemon uses single modules, and of the first nothing before the SDK. What the packages
@@ -84,7 +84,8 @@ async def _serve(
         metrics = await open_metrics_listeners(loaded.settings, activated.named(METRICS))
         for listener in metrics:
             resources.push_async_callback(listener.aclose)
-        needed = partial(_serve_listeners, http=any(each.address.kind is Kind.HTTP for each in listeners))
+        http = any(each.address.kind is Kind.HTTP for each in listeners)
+        needed = partial(_serve_listeners, loaded.settings, http=http)
         serve_listeners = await unless_stopped(partial(import_on_thread, needed))
         if serve_listeners is not None:
             await serve_listeners(
@@ -105,23 +106,32 @@ async def _stdio(loaded: Loaded, log: ProcessLog, *, load: Callable[[], Loaded])
         with open_hangups() as hangups:
             async with inherited:
                 listeners = protected([inherited_listener("stdin", inherited)], loaded.settings)
-                serve_listeners = await import_on_thread(_serve_listeners)
+                serve_listeners = await import_on_thread(partial(_serve_listeners, loaded.settings))
                 await serve_listeners(loaded.settings, listeners, log, load=load, hangups=hangups)
     else:
-        serve_stream = await import_on_thread(_serve_stream)
+        serve_stream = await import_on_thread(partial(_serve_stream, loaded.settings))
         await serve_stream(loaded.settings, inherited, log)
 
 
-def _serve_listeners(*, http: bool = False) -> Callable[..., Awaitable[None]]:
+def _serve_listeners(settings: Settings, *, http: bool = False) -> Callable[..., Awaitable[None]]:
     from redstreamd.daemon.serving import serve_listeners
 
+    _load_topology(settings)
     if http:
         import redstreamd.daemon.http_parts  # noqa: F401 - it takes long, and would be imported on the loop
 
     return serve_listeners
 
 
-def _serve_stream() -> Callable[..., Awaitable[None]]:
+def _serve_stream(settings: Settings) -> Callable[..., Awaitable[None]]:
     from redstreamd.daemon.serving_stream import serve_stream
 
+    _load_topology(settings)
     return serve_stream
+
+
+def _load_topology(settings: Settings) -> None:
+    from redstreamd.redisio import topologies
+    from redstreamd.redisio.target import TopologyKind
+
+    topologies.load(TopologyKind(settings.redis.topology))

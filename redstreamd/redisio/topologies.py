@@ -1,6 +1,6 @@
 """Which topology a deployment has.
 
-Each kind is imported when it is needed: most daemons have one server.
+Each kind is imported when it is needed, since most daemons have one server: by `load`, on a thread.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from redstreamd.redisio.topology import Topology
 
 def topology_for(deployment: Deployment, **options: Any) -> Topology:
     """Return the topology of `deployment`; the options are those of `Topology`."""
-    return _kind(deployment.kind)(deployment, **options)
+    return load(deployment.kind)(deployment, **options)
 
 
-def _kind(kind: TopologyKind) -> type[Topology]:
+def load(kind: TopologyKind) -> type[Topology]:
+    """Return the class of a kind, imported at the first call."""
     match kind:
         case TopologyKind.STANDALONE:
             from redstreamd.redisio.standalone import Standalone
