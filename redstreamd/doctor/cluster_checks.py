@@ -9,9 +9,10 @@ import trio
 
 from redstreamd.doctor.members import Found, Member
 from redstreamd.doctor.report import CheckResult, error, ok, skipped, warning
+from redstreamd.redisio.announced_address import Address
 from redstreamd.redisio.cluster_views import Source, ask_one
 from redstreamd.redisio.redis_errors import Problem
-from redstreamd.redisio.slot_map import Address, SlotMap, View, agreed, slot_of
+from redstreamd.redisio.slot_map import SlotMap, View, agreed, slot_of
 from redstreamd.redisio.target import Deployment
 
 _NODES, _CHECK = "nodes", "topology"

@@ -28,13 +28,14 @@ import trio
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError
 
 from redstreamd.redisio import Role, connect_errors
+from redstreamd.redisio.announced_address import Address
 from redstreamd.redisio.cluster_events import ClusterChanged, ClusterDegraded, ClusterEvent, ClusterKnown
 from redstreamd.redisio.cluster_views import Source, ask_all, ask_one
 from redstreamd.redisio.lost_replies import Redirection
 from redstreamd.redisio.node import Node, report
 from redstreamd.redisio.reconnecting import reconnect_backoff, reconnect_pause
 from redstreamd.redisio.redis_errors import Problem, ProblemKind, RedisUnavailable
-from redstreamd.redisio.slot_map import SLOTS, Address, SlotMap, View, address_of, agreed, slot_of
+from redstreamd.redisio.slot_map import SLOTS, SlotMap, View, address_of, agreed, slot_of
 from redstreamd.redisio.target import Deployment, Target, TopologyKind
 from redstreamd.redisio.topology import Topology
 

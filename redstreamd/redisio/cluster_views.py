@@ -15,11 +15,12 @@ from redis.exceptions import RedisError
 
 from redstreamd.errors import Code
 from redstreamd.errors.remedies import setting
+from redstreamd.redisio.announced_address import Address
 from redstreamd.redisio.connect_errors import unanswered
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import reply_text, row_of
 from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ProblemKind, QueueFull
-from redstreamd.redisio.slot_map import QUESTIONS, Address, NoSlotsError, View
+from redstreamd.redisio.slot_map import QUESTIONS, NoSlotsError, View
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.unexpected_replies import UNREADABLE
 

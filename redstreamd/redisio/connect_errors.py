@@ -103,6 +103,8 @@ def not_connected(target: Target, error: Exception) -> Problem:
     """Read the error of an attempt to connect; happy eyeballs reports one for each address."""
     if (known := tls_problem(target, error)) is not None:
         return known
+    if isinstance(error, ValueError):
+        return _no_name(target)
     causes = list(_leaves(error))
     if not isinstance(error, OSError):
         return _cut_off(target, f"the connection broke ({_joined(causes)})")
@@ -123,6 +125,24 @@ def not_connected(target: Target, error: Exception) -> Problem:
         fallback = target.settings.start
     step = next((text for leaf in causes for kind, text in steps.items() if isinstance(leaf, kind)), fallback)
     return Problem(ProblemKind.UNREACHABLE, _joined(causes), step)
+
+
+def _no_name(target: Target) -> Problem:
+    """Return the problem of a name with an empty label or a long one; servers may announce such a name."""
+    name, step = target.host, target.settings.correct_address
+    if target.tls is not None and target.tls.server_name and _is_name(name):
+        name, step = target.tls.server_name, f"correct {setting(target.settings.server_name)}"
+    return Problem(
+        ProblemKind.UNREACHABLE, f"{name!r} can be no name of a host", f"{step[:1].upper()}{step[1:]}."
+    )
+
+
+def _is_name(text: str) -> bool:
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def broken(target: Target, error: Exception | None, *, logged_in: bool) -> Problem:

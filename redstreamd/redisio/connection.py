@@ -284,7 +284,7 @@ class Connection:
                 transport = await open_stream(target)
                 if target.path is None and target.tls is not None:
                     return await secure(transport, target.tls, target.host)
-            except (OSError, trio.BrokenResourceError, TlsFileError) as error:
+            except (OSError, ValueError, trio.BrokenResourceError, TlsFileError) as error:
                 self._end(connect_errors.not_connected(target, error))
                 return None
         if dialing.cancelled_caught:

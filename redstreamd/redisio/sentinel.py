@@ -25,13 +25,14 @@ from redis.exceptions import RedisError
 
 from redstreamd.errors import BusError
 from redstreamd.redisio import connect_errors
+from redstreamd.redisio.announced_address import Address
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import row_of
 from redstreamd.redisio.login import not_the_primary
 from redstreamd.redisio.lost_replies import Redirection
 from redstreamd.redisio.node import Node, RedisEvent, report
 from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, RedisUnavailable
-from redstreamd.redisio.sentinel_answers import Address, Candidate, Choice, candidates
+from redstreamd.redisio.sentinel_answers import Candidate, Choice, candidates
 from redstreamd.redisio.sentinel_events import PrimaryNamed
 from redstreamd.redisio.sentinel_problems import PrimaryOperator, none_answers, not_known
 from redstreamd.redisio.sentinel_watch import ASK_SECONDS, OnceUsable, SentinelWatches

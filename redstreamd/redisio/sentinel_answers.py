@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import attrs
 
-Address = tuple[str, int]
+from redstreamd.redisio.announced_address import Address, announced_address
 
 #: Sentinels of one primary that are asked. Sites have three or five; a reply that lists more is not followed.
 MAX_SENTINELS: Final = 16
@@ -24,8 +24,6 @@ MAX_SENTINELS: Final = 16
 #: Seconds that more than half must have gone on naming a server with a lower epoch than was seen, before it
 #: is used. Sentinels tell each other of a failover at once, and every two seconds.
 BEHIND_SECONDS: Final = 5.0
-
-_MAX_HOST: Final = 255
 
 
 class UnreadableAnswerError(Exception):
@@ -202,12 +200,10 @@ def _fields(reply: Any) -> dict[Any, Any]:
 
 
 def _address(host: Any, port: Any) -> Address:
-    name, number = _text(host), _number(port, "port")
-    if not name or len(name) > _MAX_HOST or not name.isprintable() or " " in name:
-        raise UnreadableAnswerError("no host")
-    if not 0 < number < 65_536:
-        raise UnreadableAnswerError(f"port {number}")
-    return name, number
+    try:
+        return announced_address(host, _number(port, "port"))
+    except ValueError as wrong:
+        raise UnreadableAnswerError(str(wrong)) from None
 
 
 def _text(value: Any) -> str:

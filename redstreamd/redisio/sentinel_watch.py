@@ -16,12 +16,12 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
+from redstreamd.redisio.announced_address import Address
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.reconnecting import reconnect_backoff, reconnect_pause
 from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, QueueFull
 from redstreamd.redisio.sentinel_answers import (
     MAX_SENTINELS,
-    Address,
     KnownSentinel,
     NamedPrimary,
     UnreadableAnswerError,

@@ -18,20 +18,17 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
 from redis.crc import key_slot
 
 from redstreamd.redisio import reply_parsing
+from redstreamd.redisio.announced_address import Address, announced_address
 
-__all__ = ["QUESTIONS", "SLOTS", "Address", "NoSlotsError", "SlotMap", "View", "agreed", "slot_of"]
-
-Address = tuple[str, int]
-"""Host and port."""
+__all__ = ["QUESTIONS", "SLOTS", "NoSlotsError", "SlotMap", "View", "agreed", "slot_of"]
 
 #: What a node is asked; `View.read` takes the replies.
 QUESTIONS: Final = (("CLUSTER", "MYID"), ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"))
 
 #: Keys whose slot is remembered: those of streams come again and again.
 _REMEMBERED_KEYS: Final = 16_384
-_MAX_PORT: Final = 65_535
 #: What a node announces that does not know the name by which it is to be called.
-_NO_HOST: Final = "?"
+_NO_HOST: Final = (None, "", "?", b"", b"?")
 
 
 @functools.lru_cache(_REMEMBERED_KEYS)
@@ -126,10 +123,7 @@ def address_of(announced: str | bytes | None, port: Any, *, host: str) -> Addres
     Raises:
         ValueError: Nothing can listen there.
     """
-    if type(port) is not int or not 0 < port <= _MAX_PORT:
-        raise ValueError("no port")
-    name = announced.decode() if isinstance(announced, bytes) else announced
-    return (host if name in (None, "", _NO_HOST) else str(name)), port
+    return announced_address(host if announced in _NO_HOST else announced, port)
 
 
 def _id(raw: bytes) -> str:

@@ -19,6 +19,7 @@ from redstreamd.redisio.cluster_events import ClusterChanged, ClusterDegraded, C
 from redstreamd.redisio.node import Node, RedisEvent
 from redstreamd.redisio.redis_errors import RedisUnavailable, ServerReplied
 from redstreamd.redisio.script import Script
+from redstreamd.redisio.setting_names import CLUSTER_NODE
 from redstreamd.redisio.slot_map import SLOTS, slot_of
 from redstreamd.redisio.target import Deployment, Target, TopologyKind
 from tests.redisio.running import running_topology
@@ -390,6 +391,31 @@ async def test_nodes_that_announce_no_host_are_used_where_they_were_asked(cluste
     finally:
         for node in cluster.nodes:
             node.command("CONFIG", "SET", "cluster-preferred-endpoint-type", "ip")
+
+
+async def test_a_name_that_can_be_none_costs_nothing_but_the_node_that_announces_it() -> None:
+    """One that the settings name is used there; else its slots have the cause and the remedy told."""
+    with running_cluster(2, 0, node_timeout_ms=PATIENCE_MS) as cluster:
+        keys, (good, bad) = cluster.keys_on_each(), cluster.nodes
+        good.command("CONFIG", "SET", "cluster-announce-hostname", "localhost")
+        bad.command("CONFIG", "SET", "cluster-announce-hostname", "redis..internal")
+        for node in cluster.nodes:
+            node.command("CONFIG", "SET", "cluster-preferred-endpoint-type", "hostname")
+        wait_until(lambda: "redis..internal" in str(good.command("CLUSTER", "SLOTS")))
+        plain = cluster.deployment(settings=CLUSTER_NODE)
+        async with running_topology(Topology(plain)) as redis:
+            for key in keys:
+                await redis.xadd(key, [(b"n", b"1")])
+        topology = Topology(attrs.evolve(plain, nodes=plain.nodes[:1]), connect_grace=0.1)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(topology.run)
+            redis = Redis(topology)
+            await redis.xadd(keys[0], [(b"n", b"1")])
+            with pytest.raises(RedisUnavailable) as raised:
+                await redis.xadd(keys[1], [(b"n", b"1")])
+            assert "'redis..internal' can be no name of a host" in raised.value.cause
+            assert "redis.node_addresses" in raised.value.next_step
+            nursery.cancel_scope.cancel()
 
 
 async def test_every_node_is_logged_in_to_over_tls() -> None:

@@ -107,10 +107,18 @@ def test_nothing_listens_on_other_than_a_port(port: Any) -> None:
         address_of("host", port, host="other")
 
 
+@pytest.mark.parametrize("host", [b"a\0b", b"a b", b"a\nb", b"h" * 256, 7, [], True])
+def test_what_can_be_no_address_is_none(host: Any) -> None:
+    with pytest.raises(ValueError, match="host"):
+        address_of(host, 7000, host="other")
+
+
 def test_a_node_that_belongs_to_no_cluster_tells_no_map() -> None:
     with pytest.raises(NoSlotsError):
         view("a", [])
 
+
+GOOD = (id_of("a"), b"cluster_state:ok\r\ncluster_current_epoch:6\r\ncluster_my_epoch:1\r\n")
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 70_000) | st.binary(max_size=4) | st.text(max_size=4),
@@ -122,9 +130,6 @@ ANYTHING = st.recursive(
 def test_a_reply_of_another_form_is_no_map(replies: list[Any]) -> None:
     with pytest.raises((NoSlotsError, *UNREADABLE)):
         View.read(("reached", 7000), replies)
-
-
-GOOD = (id_of("a"), b"cluster_state:ok\r\ncluster_current_epoch:6\r\ncluster_my_epoch:1\r\n")
 
 
 @given(st.lists(st.tuples(st.integers(-1, SLOTS), st.integers(-1, SLOTS), ANYTHING), max_size=3), ANYTHING)
