@@ -25,6 +25,9 @@ __all__ = ["QUESTIONS", "SLOTS", "NoSlotsError", "SlotMap", "View", "agreed", "s
 #: What a node is asked; `View.read` takes the replies.
 QUESTIONS: Final = (("CLUSTER", "MYID"), ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"))
 
+#: Nodes of a cluster with its replicas: the specification recommends no more. Each is connected to.
+MAX_NODES: Final = 1_000
+
 #: Keys whose slot is remembered: those of streams come again and again.
 _REMEMBERED_KEYS: Final = 16_384
 #: What a node announces that does not know the name by which it is to be called.
@@ -93,6 +96,8 @@ class View:
         found = tuple(_slots(slots, reached[0]))
         if not found:
             raise NoSlotsError
+        if len({id_ for each in found for id_ in each.addresses}) > MAX_NODES:
+            raise ValueError("more nodes than a cluster has")
         return cls(reached, _id(my_id), told["cluster_state"] == "ok", epoch, own_epoch, found)
 
     @property
@@ -110,8 +115,10 @@ class View:
 
 def _slots(reply: Any, host: str) -> Iterator[_Slots]:
     """Read CLUSTER SLOTS; where a node announces no host, it is the one that was asked."""
+    count = 0
     for first, last, *nodes in reply:
-        if not 0 <= first <= last < SLOTS:
+        count += last - first + 1
+        if not 0 <= first <= last < SLOTS or count > SLOTS or not nodes:
             raise ValueError("no slots of a cluster")
         addresses = {_id(each[2]): address_of(each[0], each[1], host=host) for each in nodes}
         yield _Slots(first, last, next(iter(addresses)), addresses)

@@ -113,6 +113,27 @@ def test_what_can_be_no_address_is_none(host: Any) -> None:
         address_of(host, 7000, host="other")
 
 
+@pytest.mark.parametrize(
+    "slots",
+    [
+        [[0, 16383]],
+        [[0, 99, node("a")], [100, 16383]],
+        [[0, 16383, node("a")], [0, 16383, node("b")]],
+        [[0, 16383, *([b"h", 1, b"%040d" % number] for number in range(1001))]],
+        [[slot, slot, [b"h", 1, b"%040d" % slot]] for slot in range(SLOTS)],
+    ],
+    ids=["no node", "no node of some", "two owners", "replicas without end", "primaries without end"],
+)
+def test_slots_without_a_node_with_two_owners_or_too_many_are_no_map(slots: list[Any]) -> None:
+    with pytest.raises(ValueError):
+        View.read(("reached", 7000), (*GOOD, slots))
+
+
+def test_a_thousand_nodes_are_a_map() -> None:
+    slots = [[slot, slot, [b"h", 1, b"%040d" % slot]] for slot in range(1000)]
+    assert len(agreed([View.read(("reached", 7000), (*GOOD, slots))]).primaries) == 1000
+
+
 def test_a_node_that_belongs_to_no_cluster_tells_no_map() -> None:
     with pytest.raises(NoSlotsError):
         view("a", [])
