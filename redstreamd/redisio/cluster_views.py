@@ -13,13 +13,13 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
-from redstreamd.errors import Code
+from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.redisio.announced_address import Address
 from redstreamd.redisio.connect_errors import unanswered
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import reply_text, row_of
-from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ProblemKind, QueueFull
+from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ProblemKind
 from redstreamd.redisio.slot_map import QUESTIONS, NoSlotsError, View
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.unexpected_replies import UNREADABLE
@@ -95,8 +95,8 @@ async def ask_one(source: Source) -> View | Problem:
         return View.read(source.reached, replies)
     except ConnectionEnded as ended:
         return ended.problem
-    except QueueFull as full:
-        return Problem(ProblemKind.NOT_SERVING, full.cause, full.next_step)
+    except BusError as failed:
+        return Problem(ProblemKind.NOT_SERVING, failed.cause, failed.next_step)
     except RedisError as error:
         return _refused(error)
     except NoSlotsError:
@@ -152,7 +152,7 @@ async def _over_a_new_connection(target: Target) -> list[Any]:
         await opened.wait()
         try:
             replies = await _replies(connection)
-        except (ConnectionEnded, RedisError) as refusal:
+        except (ConnectionEnded, RedisError, BusError) as refusal:
             refusals.append(refusal)
         nursery.cancel_scope.cancel()
     for error in (*refusals, *ended):

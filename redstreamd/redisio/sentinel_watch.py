@@ -16,10 +16,11 @@ import attrs
 import trio
 from redis.exceptions import RedisError
 
+from redstreamd.errors import BusError
 from redstreamd.redisio.announced_address import Address
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.reconnecting import reconnect_backoff, reconnect_pause
-from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, QueueFull
+from redstreamd.redisio.redis_errors import ConnectionEnded, Problem
 from redstreamd.redisio.sentinel_answers import (
     MAX_SENTINELS,
     KnownSentinel,
@@ -181,7 +182,7 @@ class SentinelWatch:
                 count += 1
                 with trio.move_on_after(ASK_SECONDS):
                     await self._asked.wait()
-        except (ConnectionEnded, QueueFull):
+        except (ConnectionEnded, BusError):
             return  # the connection says why
 
     async def _ask(self, connection: Connection, *, all_of_it: bool) -> None:

@@ -493,6 +493,31 @@ async def test_a_redirection_to_nowhere_is_an_error_reply(redis: Server, redirec
             assert node.commands["XADD"] == 1
 
 
+async def test_a_map_without_end_is_refused_and_asked_for_again(
+    redis: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redstreamd.redisio.decoder.MAX_REPLY_BYTES", 4096)
+    endless = [True]
+
+    def script(port: int) -> dict[str, Reply]:
+        script = lies("ASK 1 127.0.0.1:{port}")(port)
+        slots = script["CLUSTER SLOTS"]
+        return script | {
+            "CLUSTER SLOTS": lambda command: b"$99999\r\n" + b"." * 9999 if endless else slots(command)
+        }
+
+    async with scripted_node(redis.path, script) as node:
+        deployment = Deployment(Target(), TopologyKind.CLUSTER, (("127.0.0.1", node.port),))
+        topology = Topology(deployment)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(topology.run)
+            await until(topology.problems)
+            assert "exceeds" in topology.problems()[0].cause
+            endless.clear()
+            await topology.wait_connected()
+            nursery.cancel_scope.cancel()
+
+
 async def test_redirections_to_ever_other_nodes_leave_nothing_behind(redis: Server) -> None:
     async with scripted_node(redis.path, lies("MOVED 1 {next}")) as node:
         deployment = Deployment(Target(), TopologyKind.CLUSTER, (("127.0.0.1", node.port),))
