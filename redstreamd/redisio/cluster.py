@@ -30,6 +30,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError
 from redstreamd.redisio import Role, connect_errors
 from redstreamd.redisio.announced_address import Address
 from redstreamd.redisio.cluster_events import ClusterChanged, ClusterDegraded, ClusterEvent, ClusterKnown
+from redstreamd.redisio.cluster_others import ASKED, OtherNodes
 from redstreamd.redisio.cluster_views import Source, ask_all, ask_one
 from redstreamd.redisio.lost_replies import Redirection
 from redstreamd.redisio.node import Node, report
@@ -48,8 +49,6 @@ _PAUSE_SECONDS: Final = 0.1
 _DISPUTE_SECONDS: Final = 10.0
 #: Seconds without a change after which slots that moved are reported; a resharding moves thousands.
 _SETTLED_SECONDS: Final = 5.0
-#: Nodes to ask, if more than these serve slots.
-_ASKED: Final = 8
 #: Nodes that only redirections name.
 _MAX_STRANGERS: Final = 16
 
@@ -87,6 +86,7 @@ class Cluster(Topology):
         self._pause = trio.CancelScope()
         self._waiters = trio.lowlevel.ParkingLot()
         self._looked_at = 0
+        self._others = OtherNodes()
         # Why it does not serve every key, since when, and what of it was reported.
         self._problem: Problem | None = None
         self._since = math.inf
@@ -317,14 +317,8 @@ class Cluster(Topology):
             for node in self._nodes.values()
             if known is not None and (connection := node.roles[Role.COMMAND].connection) is not None
         ]
-        sources = connected[-_ASKED:]
-        if len(connected) < max(1, len(self._primaries)):
-            # Some do not answer, so others may take their place.
-            self._doubt_aliases()
-            reached = {source.reached for source in sources}
-            addresses = [*self._deployment.nodes, *(known.addresses.values() if known is not None else ())]
-            others = {(each.host, each.port): each for each in map(self._target_of, addresses)}
-            sources += [Source(target) for place, target in others.items() if place not in reached]
+        others = self._others_to_ask(known, {source.reached for source in connected})
+        sources = [*connected[len(others) - ASKED :], *others]
         deployment = self._deployment
         answers = await ask_all(sources)
         found = agreed(answers.views) if answers.views else None
@@ -336,6 +330,23 @@ class Cluster(Topology):
             return self._unknown(answers.problems)
         self._use(found)
         return None
+
+    def _others_to_ask(self, known: SlotMap | None, connected: set[Address]) -> list[Source]:
+        """Return nodes without a connection that are to be asked, because one may serve what others did."""
+        missing = [
+            id_
+            for id_, address in (known.primaries.items() if known is not None else ())
+            if (node := self._nodes.get(address)) is None or node.roles[Role.COMMAND].connection is None
+        ]
+        primaries = () if known is None else tuple(known.primaries)
+        if not self._others.are_due(len(primaries) - len(missing), primaries):
+            return []
+        self._doubt_aliases()
+        shards = [place for id_ in missing if known is not None for place in known.shards.get(id_, ())]
+        targets = map(self._target_of, (*shards, *self._deployment.nodes))
+        found = {(each.host, each.port): each for each in targets}
+        places = [place for place in found if place not in connected]
+        return [Source(found[place]) for place in self._others.next_of(places, connected=len(connected))]
 
     def _doubt_aliases(self) -> None:
         """Find out again where nodes answer that are not connected."""

@@ -151,6 +151,7 @@ class SlotMap:
         addresses: Node ID -> address, of primaries and replicas.
         is_ok: Whether the nodes say that the cluster serves commands.
         epoch: The highest one that any node told.
+        shards: Node ID of a primary -> the addresses of it and of its replicas.
         is_disputed: Whether some nodes tell something else.
     """
 
@@ -158,6 +159,7 @@ class SlotMap:
     addresses: dict[str, Address]
     is_ok: bool
     epoch: int
+    shards: dict[str, tuple[Address, ...]]
     is_disputed: bool
 
     @functools.cached_property
@@ -209,5 +211,6 @@ def agreed(views: Sequence[View]) -> SlotMap:
         for each in view.slots:
             if each.owner == view.id:
                 _claim(owners, each)
+    shards = {each.owner: tuple(each.addresses.values()) for view in (*equals, base) for each in view.slots}
     disputed = any(view.owners() != owners for view in views)
-    return SlotMap(owners, addresses, base.is_ok, max(view.epoch for view in views), disputed)
+    return SlotMap(owners, addresses, base.is_ok, max(view.epoch for view in views), shards, disputed)
