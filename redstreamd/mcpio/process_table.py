@@ -110,18 +110,22 @@ class ProcessTable:
         if self.own is not None:
             _FIGURES.pack_into(self._memory, _at(self.own), os.getpid(), connections)
 
-    def others(self) -> Iterator[SharingProcess]:
+    def others(self, inode: int | None = None) -> Iterator[SharingProcess]:
         """Yield the others that share a socket with this process, without their names.
 
         A process that was killed is among them until `forget_if_ended`.
+
+        Args:
+            inode: Of the socket that they share; None for any.
         """
         if self.own is None:
             return
+        shared = set(self._sockets if inode is None else (inode,))
         for row in range(self._rows()):
             if row == self.own:
                 continue
             pid, connections, _, *sockets = _ROW.unpack_from(self._memory, _at(row))
-            if pid and not set(sockets).isdisjoint(self._sockets):
+            if pid and not shared.isdisjoint(sockets):
                 yield SharingProcess(row, pid, connections)
 
     def forget_if_ended(self, row: int) -> bool:

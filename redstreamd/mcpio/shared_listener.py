@@ -4,11 +4,12 @@ The kernel wakes all that wait for a connection, and the first takes it: on an i
 and in a burst whoever runs at that moment takes all. So a process that has more connections than another
 leaves the next one to that: it looks again after a millisecond or two, and takes it itself where the other
 does not. Whoever does not within `PATIENCE_SECONDS` is hung or busy, and nothing is left to it until it has
-taken or lost a connection. A process that shares its sockets with nobody accepts as it would without this.
+taken or lost a connection. A process that shares this socket with nobody accepts as it would without this.
 """
 
 from __future__ import annotations
 
+import os
 import select
 from typing import Final, NamedTuple
 
@@ -19,6 +20,8 @@ from redstreamd.mcpio.process_table import ProcessTable
 PATIENCE_SECONDS: Final = 0.05
 """How long a connection is left to a process that does not take it."""
 
+# Whatever the others' numbers do meanwhile, and however many of them are hung.
+_LEAVING_SECONDS: Final = 4 * PATIENCE_SECONDS
 _LOOK_SECONDS: Final = 0.002
 # For a connection that another process has taken in the meantime.
 _TAKE_SECONDS: Final = 0.001
@@ -51,6 +54,7 @@ class SharedListener(trio.abc.Listener[trio.SocketStream]):
         self._listener = listener
         self._table = table
         self.socket = listener.socket
+        self._inode = os.fstat(self.socket.fileno()).st_ino
         self._readable = select.poll()
         self._readable.register(self.socket.fileno(), select.POLLIN)
         # Row -> what a process said that took nothing: nothing is left to it until it says something else.
@@ -62,7 +66,7 @@ class SharedListener(trio.abc.Listener[trio.SocketStream]):
         Like `trio.SocketListener.accept`; cancellation loses no connection.
         """
         while True:
-            if next(self._table.others(), None) is None:
+            if next(self._table.others(self._inode), None) is None:
                 return await self._listener.accept()
             await trio.lowlevel.wait_readable(self.socket)
             await self._leave_to_others()
@@ -80,8 +84,11 @@ class SharedListener(trio.abc.Listener[trio.SocketStream]):
         """Return when there is no connection any more, or nobody who should take it before this process."""
         left_to: tuple[int, _Load] | None = None
         until = 0.0
+        end = trio.current_time() + _LEAVING_SECONDS
         while (other := self._lighter()) is not None:
             now = trio.current_time()
+            if now >= end:
+                return
             if other != left_to:
                 left_to, until = other, now + PATIENCE_SECONDS
             elif now >= until:
@@ -97,7 +104,7 @@ class SharedListener(trio.abc.Listener[trio.SocketStream]):
         """Return the process with fewest connections, if these are clearly fewer than this one's."""
         table = self._table
         least: tuple[int, _Load] | None = None
-        for each in table.others():
+        for each in table.others(self._inode):
             load = _Load(each.pid, each.connections)
             if self._idle.get(each.row) == load:
                 continue

@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from redstreamd.mcpio.process_table import MAX_PROCESSES, ProcessTable
 from redstreamd.mcpio.shared_listener import SharedListener
@@ -60,6 +61,20 @@ async def main():
 trio.run(main)
 """
 
+#: Holds a row, and has another number of connections each millisecond, as short connections make it.
+_RESTLESS = """
+import sys, time
+from pathlib import Path
+from redstreamd.mcpio.process_table import ProcessTable
+table = ProcessTable(Path(sys.argv[1]), sys.argv[2], [int(sys.argv[3])])
+print(table.own, flush=True)
+connections = 0
+while True:
+    connections = (connections + 1) % int(sys.argv[4])
+    table.note(connections)
+    time.sleep(0.001)
+"""
+
 _LOCKS = """
 import fcntl, sys
 file = open(sys.argv[1], "r+")
@@ -78,8 +93,8 @@ class Other:
 
 
 @contextlib.contextmanager
-def other(table: Path, name: str, inode: int, connections: int) -> Iterator[Other]:
-    words = [sys.executable, "-c", _HOLDER, str(table), name, str(inode), str(connections)]
+def other(table: Path, name: str, inode: int, connections: int, program: str = _HOLDER) -> Iterator[Other]:
+    words = [sys.executable, "-c", program, str(table), name, str(inode), str(connections)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -160,6 +175,44 @@ async def test_what_is_left_to_a_process_that_does_not_take_it_is_taken_all_the_
             for _ in range(20):
                 await (await shares.accept()).aclose()
             await shares.aclose()
+
+
+async def test_what_is_left_to_a_process_that_is_busy_with_other_things_is_taken_all_the_same(
+    path: Path,
+) -> None:
+    """Its number of connections changes all the time, so it never looks idle."""
+    with listening() as (address, listener, inode), contextlib.ExitStack() as stack:
+        table = stack.enter_context(contextlib.closing(ProcessTable(path, "1", [inode])))
+        with other(path, "busy", inode, 9, _RESTLESS):
+            table.note(100)
+            shares = shared(listener, table)
+            connect(address, 3, stack)
+            with trio.fail_after(30):
+                for _ in range(3):
+                    await (await shares.accept()).aclose()
+            await shares.aclose()
+
+
+def test_nothing_is_left_to_a_process_that_has_only_another_socket_of_this_one(path: Path) -> None:
+    with listening() as (address, listener, inode), contextlib.ExitStack() as stack:
+        elsewhere = inode + 1
+        table = stack.enter_context(contextlib.closing(ProcessTable(path, "", [inode, elsewhere])))
+        stack.enter_context(other(path, "worker", elsewhere, 0))
+
+        async def main() -> None:
+            table.note(100)
+            shares = shared(listener, table)
+            connect(address, 3, stack)
+            for _ in range(3):
+                await (await shares.accept()).aclose()
+            await shares.aclose()
+            assert trio.current_time() == start
+
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        start = clock.current_time()
+        trio.run(main, clock=clock)
+        # It is one of those that share sockets all the same.
+        assert [each.name for each in table.processes()] == ["", "worker"]
 
 
 async def test_nothing_is_left_to_a_process_that_was_killed(path: Path) -> None:
