@@ -137,7 +137,8 @@ TABLE: Final = (
         "READONLY",
         Code.BACKEND_READ_ONLY,
         "This Redis is a read-only replica",
-        f"Wait for the failover to finish, or point redstreamd at the primary "
+        "Repeat the call in a moment if Redis is set by a name: redstreamd looks that up anew, and finds the "
+        "primary once the name leads to it. An address stays what it is: point redstreamd at the primary "
         f"({setting('redis.host', 'redis.port')}); where sentinels watch over it, set "
         f'{setting("redis.topology")} to "sentinel".',
     ),

@@ -291,6 +291,8 @@ async def test_a_name_that_moved_to_another_server_is_resolved_anew_once_a_write
                 with pytest.raises(BusError) as refused:
                     await redis.execute("INCR", "n", key="n")
                 assert refused.value.code == Code.BACKEND_READ_ONLY
+                # What is advised is what is done next.
+                assert "Repeat the call in a moment if Redis is set by a name" in refused.value.next_step
                 assert await redis.execute("INCR", "m", key="m") == 1
                 assert calls(old, "incr") == 1
                 assert new.command("GET", "m") == b"1"
