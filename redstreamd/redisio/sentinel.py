@@ -193,15 +193,16 @@ class Sentinel(Topology):
 
     async def _decide(self) -> None:
         """Use the server that is named as the primary."""
-        watches, choice = self._watches, self._choice
+        watches, choice, deployment = self._watches, self._choice, self._deployment
         found = candidates(watches.answers, total=len(watches.all), current=choice.current)
         allowed = choice.among(found, trio.current_time())
         for candidate in allowed:
-            if (
-                candidate.address == choice.current
-                or candidate.is_by_most
-                or await self._is_primary(candidate)
-            ):
+            is_usable = candidate.address == choice.current or candidate.is_by_most
+            if not is_usable:
+                is_usable = await self._is_primary(candidate)
+                if deployment is not self._deployment:
+                    return  # other sentinels are asked now: what these have said is no news any more
+            if is_usable:
                 self._use(candidate)
                 break
         else:
@@ -239,7 +240,7 @@ class Sentinel(Topology):
 
     async def _is_primary(self, candidate: Candidate) -> bool:
         """Find out whether a server says itself that it is a primary."""
-        tried, now = (candidate.address, candidate.epoch), trio.current_time()
+        tried, now, deployment = (candidate.address, candidate.epoch), trio.current_time(), self._deployment
         if self._refused.get(tried, now) > now:
             return False
         connection = Connection(self._target_at(candidate.address), role="trial")
@@ -252,7 +253,7 @@ class Sentinel(Topology):
 
         with scope, contextlib.suppress(ConnectionEnded):
             await connection.run(task_status=OnceUsable(usable))
-        if not said:
+        if not said and deployment is self._deployment:
             self._refused[tried] = trio.current_time() + _REFUSED_SECONDS
         return bool(said)
 

@@ -361,6 +361,28 @@ async def test_other_sentinels_and_logins_are_used_after_a_reload(servers: list[
             assert run.topology.command_timeout == 3.0
 
 
+async def test_a_server_that_former_sentinels_named_is_not_used_once_others_are_asked(
+    servers: list[Server],
+) -> None:
+    """One that is just being asked whether it is the primary when the settings are reloaded."""
+    old, former, new = servers
+    async with scripted_sentinels(4) as sentinels, proxy_to(former.port) as proxy:
+        for one in sentinels:
+            one.names(old, epoch=1)
+        sentinels[3].names(new, epoch=0)
+        async with running(deployment_of(sentinels[:3])) as run:
+            assert await run.used() == old.port
+            proxy.to_client.hold()
+            sentinels[0].primary, sentinels[0].epoch = ("127.0.0.1", proxy.port), 9
+            await until(lambda: proxy.to_server.forwarded > 0)
+            run.topology.retarget(deployment_of(sentinels[3:]), command_timeout=3.0)
+            proxy.to_client.release()
+            await run.until_used(new)
+            assert [one.label for one in run.told(PrimaryNamed)] == [
+                f"127.0.0.1:{server.port}" for server in (old, new)
+            ]
+
+
 async def test_a_topology_can_be_run_again(servers: list[Server]) -> None:
     async with scripted_sentinels(1) as sentinels:
         sentinels[0].names(servers[0], epoch=1)
