@@ -411,5 +411,4 @@ class Redis:
     async def config_get(self, name: str, *, key: str | bytes | None) -> str | None:
         """Return a setting of the server for `key` as text; None if it has none of this name."""
         reply = await self.execute("CONFIG", "GET", name, key=key, retry_safe=True)
-        value = reply.get(name.encode())
-        return None if value is None else reply_parsing.name(value)
+        return reply_parsing.config_value(reply, name)

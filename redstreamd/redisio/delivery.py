@@ -7,6 +7,7 @@ to its `Routes`; sending it again is done in ``lost_replies``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -116,10 +117,11 @@ async def deliver_confirmed(
         deadline=deadline,
         answered_by=lambda node, connection: answering.append((node, connection)),
     )
-    if not wrote(reply):
-        return ConfirmedWrite(reply, None)
     node, connection = answering[-1]
+    ask = partial(node.confirm, connection=connection)
+    if not wrote(reply):
+        return ConfirmedWrite(reply, None, ask)
     try:
-        return ConfirmedWrite(reply, await node.confirm(confirm_by, connection))
+        return ConfirmedWrite(reply, await ask(confirm_by), ask)
     except BusError as error:
-        return ConfirmedWrite(reply, error)
+        return ConfirmedWrite(reply, error, ask)

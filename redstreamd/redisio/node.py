@@ -252,10 +252,10 @@ class Node:
     # Confirmation
 
     async def confirm(self, command: tuple[Arg, ...], connection: Connection) -> Any:
-        """Send WAIT or WAITAOF on a durable connection; those who ask at the same time share one.
+        """Send WAIT, WAITAOF or a question on a durable connection; those who ask at the same time share one.
 
         Args:
-            command: Which of them.
+            command: What is sent.
             connection: Where the write was answered. It may be replaced since: the reply of a server that
                 has just been given up, for instance after a failover.
 

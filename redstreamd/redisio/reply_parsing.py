@@ -178,6 +178,12 @@ def _as_bytes(words: list[str]) -> list[bytes]:
     return [word.encode("latin-1") for word in words]
 
 
+def config_value(raw: Mapping[bytes, bytes], setting: str) -> str | None:
+    """Read the reply to CONFIG GET of one setting; None if the server has none of this name."""
+    value = raw.get(setting.encode())
+    return None if value is None else name(value)
+
+
 def group_info(raw: Mapping[bytes, Any]) -> GroupInfo:
     """Read one group of XINFO GROUPS."""
     return GroupInfo(

@@ -8,6 +8,7 @@ decided in ``streams.durability``.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -25,10 +26,13 @@ class ConfirmedWrite(msgspec.Struct, frozen=True):
     Attributes:
         reply: The reply to the write.
         confirmation: The reply to WAIT or WAITAOF, or the error in its place; None if nothing was asked.
+        ask: Sends a further question on the connection that answered the write, since no other one is
+            certainly to the server that has it; raises as `Node.confirm`.
     """
 
     reply: Any
     confirmation: Any | BusError | None
+    ask: Callable[[tuple[Arg, ...]], Awaitable[Any]]
 
 
 @attrs.define(eq=False)
@@ -62,7 +66,7 @@ class WaitBatch:
 
         Args:
             connection: Where the caller's write was answered.
-            command: WAIT or WAITAOF, with a timeout well below the connection's own.
+            command: WAIT or WAITAOF, with a timeout well below the connection's own, or another question.
 
         Raises:
             RedisError: The server answered with an error.

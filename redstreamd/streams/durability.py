@@ -19,7 +19,9 @@ from redstreamd.errors import BusError
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.error_replies import UNKNOWN_COMMAND
 from redstreamd.redisio.redis_errors import ServerReplied
+from redstreamd.redisio.reply_parsing import config_value
 from redstreamd.redisio.script import ScriptCall
+from redstreamd.redisio.write_confirmation import ConfirmedWrite
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.scripts import NamedScript
 
@@ -90,7 +92,7 @@ async def run_confirmed(
     if answer is None:
         return reply, None
     if isinstance(answer, ServerReplied) and answer.kind == UNKNOWN_COMMAND:
-        return reply, await _by_settings(redis, asked, call.keys[0])
+        return reply, await _by_settings(written, asked)
     if isinstance(answer, BusError):
         return reply, _unconfirmed(asked, answer)
     late = f"it was not confirmed within {timeout_ms} ms"
@@ -102,17 +104,16 @@ async def run_confirmed(
     return reply, Confirmation(asked, local >= 1, reason=None if local else late)
 
 
-async def _by_settings(redis: Redis, asked: Durability, key: str | bytes) -> Confirmation:
+async def _by_settings(written: ConfirmedWrite, asked: Durability) -> Confirmation:
     """Confirm by settings, without WAITAOF: with `appendfsync always` the server syncs before it answers.
 
-    Args:
-        redis: Where the write went.
-        asked: What the writer asked for.
-        key: What was written to; its server is asked.
+    Only the server that has the write is asked: after a failover the next one may have other settings.
     """
     try:
-        on = await redis.config_get("appendonly", key=key)
-        policy = await redis.config_get("appendfsync", key=key)
+        on, policy = [
+            config_value(await written.ask(("CONFIG", "GET", name)), name)
+            for name in ("appendonly", "appendfsync")
+        ]
     except BusError as error:
         return _unconfirmed(asked, error)
     if on == "yes" and policy == "always":

@@ -12,10 +12,13 @@ import trio
 import trio.testing
 
 from redstreamd.redisio.connection import Connection
+from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.write_confirmation import WaitBatch
-from redstreamd.streams.bounds import Bounds
-from tests.redisio.running import calls, running_connection, through
-from tests.support.buses import running_bus
+from redstreamd.settings import Settings
+from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
+from redstreamd.streams.bus import Bus
+from tests.redisio.running import calls, running_connection, running_topology, through
+from tests.support.buses import KEY, running_bus
 from tests.support.calls import call
 from tests.support.fair_clock import Clock
 from tests.support.measured import measured
@@ -179,6 +182,27 @@ async def test_what_is_on_disk_is_confirmed_by_the_server_or_by_its_settings(
                 server.kill()
                 server.start()
             assert [entry[0].decode() for entry in server.command("XRANGE", STREAM, "-", "+")] == added["ids"]
+
+
+async def test_the_settings_of_another_server_than_the_one_that_wrote_confirm_nothing() -> None:
+    """Its name leads to another one before it was asked for its settings."""
+    always = ("--appendonly", "yes", "--appendfsync", "always")
+    with start_redis() as wrote, start_redis(*always) as successor:
+        async with proxy_to(wrote.port) as proxy:
+
+            def move(piece: bytes) -> None:
+                if b"nknown command" in piece and b"WAITAOF" in piece:
+                    proxy.upstream = successor.port
+                    proxy.to_client.cut_after(0)
+
+            async with running_topology(Standalone.of(through(proxy))) as redis:
+                bus = Bus.over(redis, Settings(), KEY, DEFAULT_BOUNDS)
+                proxy.to_client.tap = move
+                added = await call(bus, "stream_add", stream=STREAM, entries=[{"n": 1}], durability="fsynced")
+            assert proxy.upstream == successor.port
+            assert added["durability"]["confirmed"] is False
+            assert wrote.command("XLEN", STREAM) == 1
+            assert successor.command("XLEN", STREAM) == 0
 
 
 @pytest.mark.parametrize("start_one", [start_valkey, start_redis8])
