@@ -309,7 +309,8 @@ class Redis:
         """Take one step of a SCAN over the streams of all nodes whose name matches the glob `pattern`.
 
         What a step promises is what SCAN promises (https://redis.io/commands/scan) of a key that stays where
-        it is. One that moves to another node meanwhile (see `moves`) may come twice or not at all.
+        it is. One that moves to another node meanwhile (see `moves`) may come twice or not at all. Where
+        another server takes a node's place meanwhile, that node is scanned from the beginning.
 
         Args:
             cursor: None to begin, else what the step before returned.

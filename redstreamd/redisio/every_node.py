@@ -23,11 +23,13 @@ class ScanCursor(msgspec.Struct, frozen=True):
         node: The node that is being scanned.
         position: The cursor there; 0 to begin.
         done: Nodes that were scanned before, whether they are still there or not.
+        incarnation: That of the node to which the position belongs.
     """
 
     node: Node
     position: int
     done: tuple[Node, ...] = ()
+    incarnation: int = 0
 
 
 async def known_nodes(topology: Topology) -> tuple[Node, ...]:
@@ -46,7 +48,8 @@ async def scan_step(
 ) -> tuple[ScanCursor | None, Any]:
     """Take one step of a scan of all nodes, one after the other.
 
-    A node that is gone is left out from then on, and one that has come is scanned after the others.
+    A node that is gone is left out from then on, and one that has come is scanned after the others. The scan
+    of a node whose server may be another than before begins again: each has an order of its own.
 
     Args:
         topology: Where.
@@ -66,10 +69,14 @@ async def scan_step(
             return None, []
     if cursor is None:
         cursor = ScanCursor(nodes[0], 0)
-    position, found = await ask(cursor.node, cursor.position)
-    if position:
-        return ScanCursor(cursor.node, position, cursor.done), found
-    return _next(topology.nodes(), (*cursor.done, cursor.node)), found
+    node = cursor.node
+    incarnation = node.incarnation
+    began = cursor.position if cursor.incarnation == incarnation else 0
+    position, found = await ask(node, began)
+    # A server that was asked to go on where another one had been says "the end" of its own order.
+    if position or (began and node.incarnation != incarnation):
+        return ScanCursor(node, position, cursor.done, incarnation), found
+    return _next(topology.nodes(), (*cursor.done, node)), found
 
 
 def _next(nodes: tuple[Node, ...], done: tuple[Node, ...]) -> ScanCursor | None:

@@ -78,6 +78,9 @@ class Node:
         roles: The connection of each role.
         hooks: Of the watch connection.
         traffic: What went over the connections of each role so far.
+        incarnation: Another number as soon as another process may be the server: with each connection for
+            commands, and each target. What a process says of itself alone, as a position of SCAN, holds while
+            the number stays the same.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Node:
             hooks: Of the watch connection; None for some of its own, which do nothing.
             traffic: Where what goes over the connections of each role is counted; None for new counters.
         """
+        self.incarnation = 0
         self._target = target
         self._command_timeout = command_timeout
         self._ping_interval = ping_interval
@@ -115,6 +119,7 @@ class Node:
         self.hooks = hooks or NodeHooks()
         self._health = ServerHealth(target.label, self._ask, on_event=self._tell)
         self.traffic: Final = traffic or {role: Traffic() for role in Role}
+        connected = {Role.WATCH: self._watch_connected, Role.COMMAND: self._begin_incarnation}
         self.roles: Final = {
             role: ReconnectingConnection(
                 role,
@@ -123,7 +128,7 @@ class Node:
                 connect_grace=connect_grace,
                 backoff=backoff or reconnect_backoff(),
                 on_event=self._health,
-                on_connected=self._watch_connected if role is Role.WATCH else lambda: None,
+                on_connected=connected.get(role, lambda: None),
             )
             for role in Role
         }
@@ -151,6 +156,7 @@ class Node:
             because: What those are told whose commands are not answered in time.
             answers_within: Seconds for what was sent before.
         """
+        self._begin_incarnation()
         self._target = target
         self._command_timeout = command_timeout
         self._health.retarget(target.label)
@@ -315,6 +321,9 @@ class Node:
 
     def _push(self, message: list[Any]) -> None:
         self.hooks.on_push(self, message)
+
+    def _begin_incarnation(self) -> None:
+        self.incarnation += 1
 
     def _watch_connected(self) -> None:
         try:

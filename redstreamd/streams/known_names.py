@@ -38,8 +38,8 @@ class KnownStreams:
         """Ask `redis`."""
         self._redis = redis
         self._names: list[str] = []
-        # Of each node, where its next step begins, and when the last one was.
-        self._positions: dict[Node, int] = {}
+        # Of each node, where its next step begins in which incarnation of it, and when the last one was.
+        self._positions: dict[Node, tuple[int, int]] = {}
         self._scanned_at: dict[Node, float] = {}
         self._until = 0.0
         self._step = SharedRequest(self._scan)
@@ -66,7 +66,10 @@ class KnownStreams:
         names: list[str] = []
         saw_all = len(asked) == len(nodes)
         for node in asked:
-            began = self._positions.get(node, 0)
+            incarnation = node.incarnation
+            began, of = self._positions.get(node, (0, incarnation))
+            if of != incarnation:
+                began = 0
             position = 0
             try:
                 position, page = await self._redis.scan_node(node, began, "*", _SCANNED // len(asked))
@@ -74,7 +77,8 @@ class KnownStreams:
                 page = []
             names += page
             saw_all = saw_all and began == position == 0
-            self._positions[node], self._scanned_at[node] = position, trio.current_time()
+            self._positions[node] = position, incarnation
+            self._scanned_at[node] = trio.current_time()
         self._forget_all_but(nodes)
         self._names = [name for name in names if is_stream_name(name) and not is_companion_key(name)]
         self._until = 0.0 if saw_all else trio.current_time() + _FRESH_SECONDS

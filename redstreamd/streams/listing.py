@@ -11,6 +11,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.policy import StreamFilter
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.error_replies import KEY_DENIED
+from redstreamd.redisio.node import Node
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.error_context import explain_errors
@@ -35,6 +36,10 @@ FEW_KEYS, FRESH_SECONDS, PAGING_SECONDS = 2_000, 2.0, 30.0
 MAX_KEPT = 8
 
 
+#: All nodes, each with its incarnation: others as soon as another process may be one of the servers.
+Servers = tuple[tuple[Node, int], ...]
+
+
 class StreamSummary(msgspec.Struct, frozen=True):
     """One line of a listing. Times are in milliseconds since the epoch, by the server's clock."""
 
@@ -57,6 +62,8 @@ class Lister:
         self._kept: dict[str, Listing] = {}
         # What is listed to some callers, with the listing that it is a part of; the oldest first.
         self._filtered: dict[tuple[str, StreamFilter], tuple[Listing, Listing]] = {}
+        # Of which servers what is kept was listed.
+        self._servers: Servers = ()
         self._slots = trio.Semaphore(MAX_SCANS_AT_ONCE)
 
     def reconfigure(self, *, max_name_bytes: int) -> None:
@@ -125,7 +132,8 @@ class Lister:
         """Return the names of all streams that match a glob pattern, without companion keys.
 
         Streams of other programs whose names are not valid here are left out, too. Concurrent callers share
-        one scan and its listing. A listing that took many steps is used again for some seconds.
+        one scan and its listing. A listing that took many steps is used again for some seconds, by the same
+        servers.
 
         It has each stream of every node once. While slots move between the nodes of a cluster, it may lack
         one that moves just then, which is in the next listing.
@@ -156,7 +164,13 @@ class Lister:
             self._filtered[key] = (listing, part)
         return part
 
+    def _serving(self) -> Servers:
+        return tuple((node, node.incarnation) for node in self._redis.nodes())
+
     async def _all_names(self, pattern: str, *, goes_on: bool) -> Listing:
+        if (servers := self._serving()) != self._servers:
+            self._servers = servers
+            self.forget()
         kept = self._kept.get(pattern)
         if kept is not None:
             age = trio.current_time() - kept.taken_at
@@ -178,13 +192,13 @@ class Lister:
             # Made for those who asked while this one waited.
             return kept
         # A stream that moved to a node that had been scanned is found by a second scan.
-        moves = self._redis.moves
+        moves, servers = self._redis.moves, self._serving()
         pages, scanned = await self._scan_nodes(pattern)
         if self._redis.moves != moves:
             more, scanned = await self._scan_nodes(pattern)
             pages += more
         listing = await sorted_listing(pages, taken_at, trio.lowlevel.checkpoint)
-        if scanned > FEW_KEYS:
+        if scanned > FEW_KEYS and servers == self._servers == self._serving():
             self._keep(pattern, listing)
         return listing
 

@@ -162,6 +162,19 @@ class Quarantine:
         Args:
             may_see: Says whether a stream may be named to the caller.
         """
+        moves = self._redis.moves
+        names = await self._scan()
+        if self._redis.moves != moves:
+            # As for a listing: one that moved to a node that had been scanned.
+            names |= await self._scan()
+        found = [await self.waiting(name) for name in sorted(names) if may_see(name)]
+        return sorted(
+            (each for each in found if each.entries),
+            key=lambda each: entry_ids.parse(each.oldest_id or "") or (0, 0),
+        )
+
+    async def _scan(self) -> set[str]:
+        """Return the streams that have a quarantine."""
         names: set[str] = set()
         cursor = None
         scanned = 0
@@ -171,11 +184,7 @@ class Quarantine:
             scanned += SCANNED_AT_ONCE
             if cursor is None:
                 break
-        found = [await self.waiting(name) for name in sorted(names) if may_see(name)]
-        return sorted(
-            (each for each in found if each.entries),
-            key=lambda each: entry_ids.parse(each.oldest_id or "") or (0, 0),
-        )
+        return names
 
     async def settle(
         self, stream: str, action: QuarantineAction, ids: Sequence[str], *, by: str, dry_run: bool

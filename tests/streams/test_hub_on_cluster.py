@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import pytest
@@ -13,6 +13,7 @@ from redstreamd.redisio.client import Redis
 from redstreamd.redisio.cluster import Cluster as Topology
 from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.names import quarantine_of
 from redstreamd.streams.reading import Waited
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.watches import Watch
@@ -306,9 +307,22 @@ async def test_streams_of_all_nodes_are_listed_once_each(cluster: Cluster) -> No
         assert (more, end) == (True, False)
 
 
-async def test_a_stream_that_moves_to_a_node_that_was_scanned_is_listed(cluster: Cluster) -> None:
+async def _listed(bus: Bus) -> list[str]:
+    return list(await bus.lister.names("*"))
+
+
+async def _in_quarantine(bus: Bus) -> list[str]:
+    return [waiting.stream for waiting in await bus.quarantine.streams(lambda _name: True)]
+
+
+@pytest.mark.parametrize(
+    ("key_of", "list_all"), [(str, _listed), (quarantine_of, _in_quarantine)], ids=["stream", "quarantine"]
+)
+async def test_a_stream_that_moves_to_a_node_that_was_scanned_is_listed(
+    cluster: Cluster, key_of: Callable[[str], str], list_all: Callable[[Bus], Awaitable[list[str]]]
+) -> None:
     names = cluster.keys_on_each("pass")
-    cluster.commands(*(("XADD", name, "1-1", "f", "v") for name in names))
+    cluster.commands(*(("XADD", key_of(name), "1-1", "f", "v") for name in names))
     async with running_bus(cluster) as bus:
         await bus.redis.wait_connected()
         first, *_, last = bus.redis.nodes()
@@ -327,12 +341,12 @@ async def test_a_stream_that_moves_to_a_node_that_was_scanned_is_listed(cluster:
                 slot = cluster.slot(moving)
                 await trio.to_thread.run_sync(cluster.move_slot, slot, by_port[first.target.port])
                 # Any client may be the one to whom a node tells it.
-                assert await bus.redis.key_type(moving) == "stream"
+                assert await bus.redis.key_type(key_of(moving)) == "stream"
                 assert bus.redis.moves > moves
             return step
 
         bus.redis.scan_node = scan_node  # type: ignore[method-assign]
-        assert sorted(await bus.lister.names("*")) == sorted(names)
+        assert sorted(await list_all(bus)) == sorted(names)
         assert moved
         cluster.move_slot(cluster.slot(moving), by_port[last.target.port])
 
