@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 from redis.commands.core import AsyncBasicKeyCommands, AsyncStreamCommands
+from redis.exceptions import RedisError
 
 from redstreamd.redisio import Arg, Role, reply_parsing
 from redstreamd.redisio.connect_errors import STILL_CONNECTING
@@ -128,6 +129,12 @@ class Redis:
     def _moved(self) -> None:
         self.moves += 1
         self._on_moved()
+
+    def asked_for(self, node: Node, key: str | bytes, reply: object) -> Node | None:
+        """Return the node that a reply of `node` says is to be asked for `key` (ASK); else None."""
+        error = reply if isinstance(reply, RedisError) else None
+        redirection = None if error is None else self.topology.follow(node, key, error)
+        return redirection.node if redirection is not None and redirection.asking else None
 
     def is_connected(self, role: Role, *, key: str | bytes) -> bool:
         """Return whether `submit` would send a command for `key` now."""

@@ -10,7 +10,7 @@ Behaviour:
   share one asking.
 - What MOVED says holds at once, until the map is asked again.
 - A node gets its connections when it is known to serve slots, and loses them when it does not any more; what
-  it still owes an answer to it may answer.
+  it still owes an answer to it may answer. One that ASK names keeps them for some seconds.
 - A node that announces an address at which it does not answer is used at the one where it was asked.
 
 Prior art: lettuce's adaptive refresh, redis-rs's and rueidis's cluster clients. Theirs notice a change when a
@@ -51,6 +51,9 @@ _DISPUTE_SECONDS: Final = 10.0
 _SETTLED_SECONDS: Final = 5.0
 #: Nodes that only redirections name.
 _MAX_STRANGERS: Final = 16
+#: Seconds for which one of them is kept after it was named by ASK last: while a slot moves, it is named again
+#: and again, and the map says nothing of it.
+_ASKED_SECONDS: Final = 10.0
 
 #: Reasons reported until the cluster serves every key again.
 _MAX_REASONS: Final = 8
@@ -75,6 +78,8 @@ class Cluster(Topology):
         self._table: list[Node | None] = [None] * SLOTS
         # All that run, by the address that they announce.
         self._nodes: dict[Address, Node] = {}
+        # When ASK named one of them last.
+        self._asked_at: dict[Node, float] = {}
         # Those that serve slots by the map, in a stable order.
         self._primaries: tuple[Node, ...] = ()
         # Announced address -> where the node answers instead; and those of which that was found out.
@@ -163,6 +168,8 @@ class Cluster(Topology):
             self._moved += 1
             self._moved_at = trio.current_time()
             self.on_moved()
+        if not moved:
+            self._asked_at[there] = trio.current_time()
         return Redirection(there, asking=not moved)
 
     def connection_lost(self, _node: Node) -> None:
@@ -260,6 +267,7 @@ class Cluster(Topology):
         finally:
             self._nursery = None
             self._nodes.clear()
+            self._asked_at.clear()
             self._waiters.unpark_all()
 
     # The map
@@ -393,10 +401,7 @@ class Cluster(Topology):
         self._map, self._table = found, table
         self._primaries = tuple(dict.fromkeys(nodes.values()))
         serving = set(self._primaries)
-        for address, node in list(self._nodes.items()):
-            if node not in serving:
-                del self._nodes[address]
-                node.retire(connect_errors.SERVES_NOTHING)
+        are_retired = self._retire_all_but(serving)
         self._disputed_since = (
             min(self._disputed_since, trio.current_time()) if found.is_disputed else math.inf
         )
@@ -409,8 +414,26 @@ class Cluster(Topology):
                 self._tell_moved(known, serving)
         self._judge(self._shortcoming(found))
         self._waiters.unpark_all()
-        if moved:
+        if moved or are_retired:
             self.on_moved()
+
+    def _retire_all_but(self, serving: set[Node]) -> bool:
+        """Retire the nodes that serve nothing, and are not about to; return whether there were any."""
+        now = trio.current_time()
+        self._asked_at = {
+            node: at
+            for node, at in self._asked_at.items()
+            if not node.is_retired and now - at < _ASKED_SECONDS
+        }
+        gone = {
+            address: node
+            for address, node in self._nodes.items()
+            if node not in serving and node not in self._asked_at
+        }
+        for address, node in gone.items():
+            del self._nodes[address]
+            node.retire(connect_errors.SERVES_NOTHING)
+        return bool(gone)
 
     def _shortcoming(self, found: SlotMap) -> Problem | None:
         """Return why the cluster does not serve every key."""

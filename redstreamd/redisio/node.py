@@ -81,6 +81,7 @@ class Node:
         incarnation: Another number as soon as another process may be the server: with each connection for
             commands, and each target. What a process says of itself alone, as a position of SCAN, holds while
             the number stays the same.
+        is_retired: Whether it takes no more commands, for good.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Node:
             traffic: Where what goes over the connections of each role is counted; None for new counters.
         """
         self.incarnation = 0
+        self.is_retired = False
         self._target = target
         self._command_timeout = command_timeout
         self._ping_interval = ping_interval
@@ -203,6 +205,7 @@ class Node:
 
         It takes no more commands; those that wait for a connection fail at once.
         """
+        self.is_retired = True
         for each in self.roles.values():
             each.retire(problem)
 

@@ -95,7 +95,8 @@ class Topology(ABC):
         command_timeout: Seconds for one command, everything included.
         hooks: What the owner of the watch connections is told.
         traffic: What went over the connections of each role so far, of all nodes together.
-        on_moved: Called when keys may have other nodes than before; must neither block nor raise.
+        on_moved: Called when keys may have other nodes than before, or one is retired; must neither block nor
+            raise.
     """
 
     kind: TopologyKind

@@ -194,6 +194,7 @@ class NodeArming:
                 if not await self._track():
                     continue
             except BusError:
+                self._give_back()
                 return
             batch = [self.queue.pop() for _ in range(min(self._batch, len(self.queue)))]
             names = [name for name in batch if self._keys.is_arming(name, QUEUED)]
@@ -204,6 +205,13 @@ class NodeArming:
                     return
             if not await self._name_failed():
                 return
+
+    def _give_back(self) -> None:
+        """Have others arm what is queued, if this node will not be connected to any more."""
+        if self.node.is_retired:
+            names = [name for name in self.queue if self._keys.is_arming(name, QUEUED)]
+            self.queue.clear()
+            self._arm(names)
 
     async def _track(self) -> bool:
         """Have the server push changes; return whether it is known that it does, or that it refuses.
@@ -298,9 +306,9 @@ class NodeArming:
                 self._postpone([name])
             return False
         peer = self._peer(nodes[-1])
-        if peer.has_seen(arming):
+        if peer.has_seen(arming) and not peer.node.is_retired:
             keys.end([name], arming, peer, armed=peer.is_tracking, is_absent=found == 0)
         elif keys.is_arming(name, arming):
-            # Its task turns tracking on first.
+            # Its task turns tracking on first, or finds that the node is gone.
             peer.enqueue([name])
         return True

@@ -26,7 +26,8 @@ A key is armed at the node that serves it. When keys have other nodes than befor
 moved), those are armed there, and their watchers read once from their cursors: what was added in between is
 found so. A key that exists is deleted by the node that gives it away, which is a push. For one that does not
 exist no node pushes anything when its slot moves; so where there are slots, the hub asks for such keys again
-from time to time. An answer that is not "it does not exist" from the node that said so before is a change.
+from time to time, those who serve them. An answer other than "it does not exist" is a change, unless it
+redirects (ASK) to the node that said so before.
 """
 
 from __future__ import annotations
@@ -346,14 +347,19 @@ class TailHub:
         some, self._unseen = self._unseen[:_LOOKED_AT_ONCE], self._unseen[_LOOKED_AT_ONCE:]
         for number, name in enumerate(some, 1):
             key = keys.get(name)
-            if key is not None and key.armed and key.at is not None:
-                key.at.look(name, partial(self._on_look, name, key.armed))
+            node = self._redis.node_for(name)
+            # One without a peer is new, and the key is armed there in a moment.
+            if key is not None and key.armed and node is not None and node in self._nodes:
+                self._nodes[node].look(name, partial(self._on_look, name, key.armed, node))
             if number % ASKED_AT_ONCE == 0:
                 await next_turn()
 
-    def _on_look(self, name: bytes, armed: int, reply: Any) -> None:
+    def _on_look(self, name: bytes, armed: int, asked: Node, reply: Any) -> None:
         key = self._keys.all.get(name)
-        if reply != 0 and key is not None and key.armed == armed:
+        if key is None or key.armed != armed or key.at is None:
+            return
+        absent_at = asked if reply == 0 else self._redis.asked_for(asked, name, reply)
+        if absent_at is not key.at.node:
             key.unarm()
             self._arm([name])
 

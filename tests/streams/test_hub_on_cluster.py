@@ -197,6 +197,78 @@ async def test_a_push_of_the_node_that_served_a_key_before_unarms_nothing(cluste
         cluster.move_slot(slot, source)
 
 
+@pytest.fixture
+def growing() -> Iterator[tuple[Cluster, Server, str]]:
+    """A cluster, a node of it that serves nothing yet, and a key whose slot begins to move there."""
+    with running_cluster(replicas=0, node_timeout_ms=60_000) as cluster:
+        first, second, joined = cluster.nodes
+        cluster.take_slots(joined, first)
+        key = cluster.keys_on_each("grow")[cluster.primaries().index(second)]
+        cluster.begin_move(cluster.slot(key), joined)
+        yield cluster, joined, key
+
+
+async def _map_asked(topology: Topology) -> None:
+    """Return once the map has been asked for again."""
+    known = topology._map
+    topology.connection_lost(topology.nodes()[0])
+    await until(lambda: topology._map is not known)
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["told", "swept"])
+async def test_a_key_at_a_node_that_is_retired_is_armed_again(
+    growing: tuple[Cluster, Server, str], is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It serves nothing by the map; the key's node names it in redirections."""
+    cluster, joined, name = growing
+    async with running_bus(cluster) as bus:
+        topology, hub = bus.redis.topology, bus.hub
+        assert isinstance(topology, Topology)
+        with hub.watch([name]) as watch:
+            await until(lambda: armed_at(bus, name) == joined.port)
+            peer = hub._keys.all[name.encode()].at
+            assert peer is not None
+            if not is_told:
+                bus.redis._on_moved = lambda: None
+            monkeypatch.setattr("redstreamd.redisio.cluster._ASKED_SECONDS", 0.0)
+            await _map_asked(topology)
+            assert peer.node.is_retired
+            monkeypatch.undo()
+            if not is_told:
+                peer.sweep()
+            await until(lambda: armed_at(bus, name) and hub._keys.all[name.encode()].at is not peer)
+            assert armed_at(bus, name) == joined.port
+            watch.reset()
+            with trio.fail_after(SOON_SECONDS):
+                cluster.command("XADD", name, "*", "f", "v")
+                await watch.changed()
+
+
+async def test_a_node_that_takes_over_a_slot_is_kept_and_the_keys_there_stay_armed(
+    growing: tuple[Cluster, Server, str],
+) -> None:
+    cluster, joined, name = growing
+    source = cluster.node_of(name)
+    async with running_bus(cluster) as bus:
+        topology = bus.redis.topology
+        assert isinstance(topology, Topology)
+        with bus.hub.watch([name]) as watch:
+            await until(lambda: armed_at(bus, name) == joined.port)
+            number = bus.hub.armed_by([name.encode()])
+            watch.reset()
+            asked = calls(source, "exists")
+            await _map_asked(topology)
+            await until(lambda: calls(source, "exists") >= asked + 3, every=0.1)
+            assert bus.hub.armed_by([name.encode()]) == number
+            assert not _is_woken(watch)
+            # The move is given up: nobody but who serves the key tells that.
+            for node in (source, joined):
+                node.command("CLUSTER", "SETSLOT", cluster.slot(name), "STABLE")
+            with trio.fail_after(SOON_SECONDS):
+                await watch.changed()
+                await until(lambda: armed_at(bus, name) == source.port)
+
+
 async def test_only_keys_that_moved_are_armed_again_and_their_watchers_woken(cluster: Cluster) -> None:
     names = cluster.keys_on_each("stay")
     slot = cluster.slot(names[0])

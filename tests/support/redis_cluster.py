@@ -255,6 +255,16 @@ class Cluster:
         self.move_keys(slot, to)
         self.end_move(slot, to)
 
+    def take_slots(self, source: Server, to: Server) -> None:
+        """Give all slots of a node, which holds no key, to another; it is then like one that has just joined."""
+        # So that what the source has just told of them counts for nothing.
+        to.command("CLUSTER", "BUMPEPOCH")
+        slots = [slot for some in self.row(source).slots for slot in some]
+        commands = [("CLUSTER", "SETSLOT", slot, "NODE", self.ids[to.port]) for slot in slots]
+        for node in (to, source, *(one for one in self.live() if one not in (to, source))):
+            assert set(node.commands(*commands)) == {b"OK"}
+        self.wait_ok()
+
     def occupied_slots(self) -> list[int]:
         """Return the slots that hold keys."""
         return sorted({self.slot(key) for key in self.command("KEYS", "*")})
