@@ -83,10 +83,10 @@ class SharedSockets:
             shared = SharedListener(listener, self.table)
             self.listeners[number] = msgspec.structs.replace(listeners[number], listener=shared)
 
-    def note(self, connections: int) -> None:
-        """Tell the other processes how many connections this one has."""
+    def note(self, connections: int, is_full: bool) -> None:
+        """Tell the others how many connections this process has, and whether it has no place for more."""
         if self.table is not None:
-            self.table.note(connections)
+            self.table.note(connections, is_full=is_full)
 
     def close(self) -> None:
         """Leave all connections to the others from now on. Idempotent."""

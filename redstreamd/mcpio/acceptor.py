@@ -152,7 +152,7 @@ class Acceptor:
         is_status_request: IsStatusRequest | None = None,
         spare_descriptors: int = SPARE_DESCRIPTORS,
         on_event: EventHook = ignore,
-        on_connections: Callable[[int], None] | None = None,
+        on_connections: Callable[[int, bool], None] | None = None,
     ) -> None:
         """Serve the clients of `listeners`.
 
@@ -169,7 +169,8 @@ class Acceptor:
                 bounds, too; None for no request.
             spare_descriptors: How many are kept, to tell clients that there are no more.
             on_event: Called with each event.
-            on_connections: Called with the number of open connections when it changes.
+            on_connections: Called with the number of open connections when it changes, and whether these
+                are as many as may be.
         """
         self._listeners = tuple(listeners)
         self._kernels = kernels
@@ -431,7 +432,8 @@ class Acceptor:
 
     def _tell_connections(self) -> None:
         if self._on_connections is not None:
-            self._on_connections(len(self._connections))
+            count = len(self._connections)
+            self._on_connections(count, count >= self._bounds.limit)
 
 
 def _has_waiting(listener: trio.abc.Listener[trio.SocketStream]) -> bool:

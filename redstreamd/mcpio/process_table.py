@@ -24,9 +24,9 @@ MAX_PROCESSES: Final = 64
 MAX_NAME_BYTES: Final = 32
 _MAX_SOCKETS: Final = 12
 
-# Process ID, connections, name, inodes of its listening sockets.
-_ROW: Final = struct.Struct(f"=II{MAX_NAME_BYTES}s{_MAX_SOCKETS}Q")
-_FIGURES: Final = struct.Struct("=II")
+# Process ID, connections, whether it has no place for more, name, inodes of its listening sockets.
+_ROW: Final = struct.Struct(f"=III{MAX_NAME_BYTES}s{_MAX_SOCKETS}Q")
+_FIGURES: Final = struct.Struct("=III")
 # How many rows were ever taken, so that not all of them are looked at.
 _HEAD: Final = struct.Struct("=I")
 _HEAD_BYTES: Final = 64
@@ -41,12 +41,14 @@ class SharingProcess:
         row: Its row.
         pid: Its process ID, as it sees it.
         connections: Its open connections.
+        is_full: Whether it has no place for more.
         name: What `daemon.instance` calls it; empty for the process without one.
     """
 
     row: int
     pid: int
     connections: int
+    is_full: bool
     name: str = ""
 
 
@@ -60,6 +62,7 @@ class ProcessTable:
     Attributes:
         own: The row of this process; None if all are taken, or after `close`.
         connections: How many this process has, as last noted.
+        is_full: Whether it has no place for more, as last noted.
     """
 
     def __init__(self, path: Path, name: str, sockets: Iterable[int]) -> None:
@@ -77,6 +80,7 @@ class ProcessTable:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.own: int | None = None
         self.connections = 0
+        self.is_full = False
         try:
             if os.fstat(self._descriptor).st_size < _BYTES:
                 os.ftruncate(self._descriptor, _BYTES)
@@ -89,7 +93,7 @@ class ProcessTable:
             return
         padding = (0,) * (_MAX_SOCKETS - len(self._sockets))
         encoded = name.encode()[:MAX_NAME_BYTES]
-        _ROW.pack_into(self._memory, _at(self.own), os.getpid(), 0, encoded, *self._sockets, *padding)
+        _ROW.pack_into(self._memory, _at(self.own), os.getpid(), 0, 0, encoded, *self._sockets, *padding)
         if self.own >= self._rows():
             _HEAD.pack_into(self._memory, 0, self.own + 1)
 
@@ -104,11 +108,11 @@ class ProcessTable:
         os.close(self._descriptor)
         self._descriptor = -1
 
-    def note(self, connections: int) -> None:
-        """Tell the others how many connections this process has."""
-        self.connections = connections
+    def note(self, connections: int, *, is_full: bool = False) -> None:
+        """Tell the others how many connections this process has, and whether it has no place for more."""
+        self.connections, self.is_full = connections, is_full
         if self.own is not None:
-            _FIGURES.pack_into(self._memory, _at(self.own), os.getpid(), connections)
+            _FIGURES.pack_into(self._memory, _at(self.own), os.getpid(), connections, is_full)
 
     def others(self, inode: int | None = None) -> Iterator[SharingProcess]:
         """Yield the others that share a socket with this process, without their names.
@@ -124,9 +128,9 @@ class ProcessTable:
         for row in range(self._rows()):
             if row == self.own:
                 continue
-            pid, connections, _, *sockets = _ROW.unpack_from(self._memory, _at(row))
+            pid, connections, is_full, _, *sockets = _ROW.unpack_from(self._memory, _at(row))
             if pid and not shared.isdisjoint(sockets):
-                yield SharingProcess(row, pid, connections)
+                yield SharingProcess(row, pid, connections, bool(is_full))
 
     def forget_if_ended(self, row: int) -> bool:
         """Clear the row of a process that has ended; return whether it has."""
@@ -144,15 +148,16 @@ class ProcessTable:
         return tuple(sorted(map(self._named, rows), key=lambda each: (len(each.name), each.name)))
 
     def _named(self, row: int) -> SharingProcess:
-        pid, connections, name, *_ = _ROW.unpack_from(self._memory, _at(row))
-        return SharingProcess(row, pid, connections, name.rstrip(b"\0").decode("utf-8", "replace"))
+        pid, connections, is_full, name, *_ = _ROW.unpack_from(self._memory, _at(row))
+        shown = name.rstrip(b"\0").decode("utf-8", "replace")
+        return SharingProcess(row, pid, connections, bool(is_full), shown)
 
     def _rows(self) -> int:
         (rows,) = _HEAD.unpack_from(self._memory, 0)
         return min(int(rows), MAX_PROCESSES)
 
     def _clear(self, row: int) -> None:
-        _ROW.pack_into(self._memory, _at(row), 0, 0, b"", *(0,) * _MAX_SOCKETS)
+        _ROW.pack_into(self._memory, _at(row), 0, 0, 0, b"", *(0,) * _MAX_SOCKETS)
 
     def _lock(self, row: int) -> bool:
         with contextlib.suppress(BlockingIOError, PermissionError):  # POSIX allows EAGAIN and EACCES

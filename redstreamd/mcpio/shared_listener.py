@@ -4,7 +4,8 @@ The kernel wakes all that wait for a connection, and the first takes it: on an i
 and in a burst whoever runs at that moment takes all. So a process that has more connections than another
 leaves the next one to that: it looks again after a millisecond or two, and takes it itself where the other
 does not. Whoever does not within `PATIENCE_SECONDS` is hung or busy, and nothing is left to it until it has
-taken or lost a connection. A process that shares this socket with nobody accepts as it would without this.
+taken or lost a connection. A process that has no place for more leaves all to those that have, and gets
+nothing left to it. A process that shares this socket with nobody accepts as it would without this.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class _Load(NamedTuple):
 
     pid: int
     connections: int
+    is_full: bool
 
 
 class SharedListener(trio.abc.Listener[trio.SocketStream]):
@@ -101,11 +103,13 @@ class SharedListener(trio.abc.Listener[trio.SocketStream]):
                 return
 
     def _lighter(self) -> tuple[int, _Load] | None:
-        """Return the process with fewest connections, if these are clearly fewer than this one's."""
+        """Return the process with fewest connections, if this one has clearly more, or no place for more."""
         table = self._table
         least: tuple[int, _Load] | None = None
         for each in table.others(self._inode):
-            load = _Load(each.pid, each.connections)
+            load = _Load(each.pid, each.connections, each.is_full)
+            if load.is_full:
+                continue
             if self._idle.get(each.row) == load:
                 continue
             self._idle.pop(each.row, None)
@@ -113,5 +117,7 @@ class SharedListener(trio.abc.Listener[trio.SocketStream]):
                 least = each.row, load
         if least is None:
             return None
+        if table.is_full:
+            return least
         fewest = least[1].connections
         return least if table.connections > fewest + _ALIKE + fewest // _ALIKE_PART else None

@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from redstreamd.mcpio.process_table import MAX_PROCESSES, ProcessTable
-from redstreamd.mcpio.shared_listener import SharedListener
+from redstreamd.mcpio.shared_listener import PATIENCE_SECONDS, SharedListener
 from tests.support.measured import measured
 
 #: Takes a row and holds it, as a process of its own: the locks of one process do not exclude each other.
@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 from redstreamd.mcpio.process_table import ProcessTable
 table = ProcessTable(Path(sys.argv[1]), sys.argv[2], [int(sys.argv[3])])
-table.note(int(sys.argv[4]))
+table.note(int(sys.argv[4]), is_full=False)
 print(table.own, flush=True)
 sys.stdin.read()
 """
@@ -213,6 +213,29 @@ def test_nothing_is_left_to_a_process_that_has_only_another_socket_of_this_one(p
         trio.run(main, clock=clock)
         # It is one of those that share sockets all the same.
         assert [each.name for each in table.processes()] == ["", "worker"]
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_who_has_no_place_for_more_leaves_all_to_those_that_have(path: Path, is_full: bool) -> None:
+    """And gets nothing left to it, however few it has."""
+    with listening() as (address, listener, inode), contextlib.ExitStack() as stack:
+        table = stack.enter_context(contextlib.closing(ProcessTable(path, "", [inode])))
+        program = _HOLDER if is_full else _HOLDER.replace("is_full=False", "is_full=True")
+        stack.enter_context(other(path, "worker", inode, 40 if is_full else 4, program))
+
+        async def main() -> float:
+            # One that is full has no more than another; one that is not has many more than one that is.
+            table.note(40, is_full=is_full)
+            shares = shared(listener, table)
+            connect(address, 1, stack)
+            await (await shares.accept()).aclose()
+            await shares.aclose()
+            return trio.current_time() - start
+
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        start = clock.current_time()
+        waited = trio.run(main, clock=clock)
+        assert waited >= PATIENCE_SECONDS if is_full else waited == 0
 
 
 async def test_nothing_is_left_to_a_process_that_was_killed(path: Path) -> None:
