@@ -30,6 +30,8 @@ _FIGURES: Final = struct.Struct("=III")
 # How many rows were ever taken, so that not all of them are looked at.
 _HEAD: Final = struct.Struct("=I")
 _HEAD_BYTES: Final = 64
+# The locks of rows come before it.
+_HEAD_LOCK: Final = MAX_PROCESSES
 _BYTES: Final = _HEAD_BYTES + MAX_PROCESSES * _ROW.size
 
 
@@ -85,9 +87,16 @@ class ProcessTable:
             if os.fstat(self._descriptor).st_size < _BYTES:
                 os.ftruncate(self._descriptor, _BYTES)
             self._memory = mmap.mmap(self._descriptor, _BYTES)
+            # Others may start at the same time, and `_HEAD` is read and then written.
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, _HEAD_LOCK)
+            self._take_row(name)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _HEAD_LOCK)
         except OSError:
+            # A file system without locks, for instance.
             os.close(self._descriptor)
             raise
+
+    def _take_row(self, name: str) -> None:
         self.own = next((row for row in range(MAX_PROCESSES) if self._lock(row)), None)
         if self.own is None:
             return

@@ -20,6 +20,7 @@ import trio.testing
 from redstreamd.mcpio.process_table import MAX_PROCESSES, ProcessTable
 from redstreamd.mcpio.shared_listener import PATIENCE_SECONDS, SharedListener
 from tests.support.measured import measured
+from tests.support.waiting import until
 
 #: Takes a row and holds it, as a process of its own: the locks of one process do not exclude each other.
 _HOLDER = """
@@ -81,6 +82,17 @@ file = open(sys.argv[1], "r+")
 fcntl.lockf(file, fcntl.LOCK_EX, 64, 0)
 print(1, flush=True)
 sys.stdin.read()
+"""
+
+
+#: Is in the middle of taking the seventh row, until it is told to go on.
+_STARTING = """
+import fcntl, struct, sys
+file = open(sys.argv[1], "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX, 1, 64)
+print(1, flush=True)
+sys.stdin.readline()
+file.write(struct.pack("=I", 7))
 """
 
 
@@ -298,6 +310,38 @@ def test_a_process_beyond_the_last_row_takes_connections_as_they_come(path: Path
         finally:
             process.kill()
     assert MAX_PROCESSES == 64
+
+
+async def test_a_process_that_starts_while_another_does_hides_it_from_nobody(path: Path) -> None:
+    with contextlib.closing(ProcessTable(path, "", [1])):
+        pass
+    with contextlib.ExitStack() as stack:
+
+        def started(program: str) -> subprocess.Popen[str]:
+            words = [sys.executable, "-c", program, str(path), "second", "1", "0"]
+            process = stack.enter_context(
+                subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(process.kill)
+            return process
+
+        first = started(_STARTING)
+        assert told(first) == 1
+        second = started(_HOLDER)
+        # The kernel lists who waits for a lock behind the lock.
+        await until(lambda: any(str(second.pid) in line.split() for line in waiting_for_locks()))
+        assert first.stdin is not None
+        print(file=first.stdin, flush=True)
+        assert told(second) == 0
+        assert rows_taken(path) == 7
+
+
+def rows_taken(path: Path) -> int:
+    return int.from_bytes(path.read_bytes()[:4], sys.byteorder)
+
+
+def waiting_for_locks() -> list[str]:
+    return [line for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
 
 
 def test_a_damaged_file_is_used_as_far_as_it_makes_sense(path: Path) -> None:
