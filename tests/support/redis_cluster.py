@@ -256,7 +256,7 @@ class Cluster:
         self.end_move(slot, to)
 
     def take_slots(self, source: Server, to: Server) -> None:
-        """Give all slots of a node, which holds no key, to another; it is then like one that has just joined."""
+        """Give all slots of a node, which holds no key, to another; then it is as if it had just joined."""
         # So that what the source has just told of them counts for nothing.
         to.command("CLUSTER", "BUMPEPOCH")
         slots = [slot for some in self.row(source).slots for slot in some]
