@@ -503,7 +503,7 @@ async def test_a_map_without_end_is_refused_and_asked_for_again(
         script = lies("ASK 1 127.0.0.1:{port}")(port)
         slots = script["CLUSTER SLOTS"]
         return script | {
-            "CLUSTER SLOTS": lambda command: b"$99999\r\n" + b"." * 9999 if endless else slots(command)
+            "CLUSTER SLOTS": lambda command: b"$999999\r\n" + b"." * 200_000 if endless else slots(command)
         }
 
     async with scripted_node(redis.path, script) as node:
