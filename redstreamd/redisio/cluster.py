@@ -193,11 +193,17 @@ class Cluster(Topology):
 
         Commands wait until the nodes that the settings name have told who serves what.
         """
+        is_same_cluster = not set(self._deployment.nodes).isdisjoint(deployment.nodes)
         self._deployment = deployment
         self.command_timeout = command_timeout
         self._forget()
-        for address, node in self._nodes.items():
-            node.retarget(self._target_of(address), command_timeout=command_timeout)
+        for address, node in list(self._nodes.items()):
+            if is_same_cluster:
+                node.retarget(self._target_of(address), command_timeout=command_timeout)
+            else:
+                # The login is not for these.
+                del self._nodes[address]
+                node.retire(connect_errors.TARGET_CHANGED)
         self._ask_soon()
         self._pause.cancel()
         self._waiters.unpark_all()

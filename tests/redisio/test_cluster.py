@@ -277,6 +277,18 @@ async def test_other_settings_are_used_while_calls_go_on(cluster: Cluster) -> No
         assert b"name=turn2:command" in cluster.node_of(keys[0]).command("CLIENT", "LIST")
 
 
+async def test_nodes_of_a_former_cluster_are_not_logged_in_to_as_those_of_another(cluster: Cluster) -> None:
+    topology = topology_of(cluster, client_name="former")
+    async with running_topology(topology):
+        other = attrs.evolve(cluster.deployment(client_name="other"), nodes=(("127.0.0.1", free_port()),))
+        topology.retarget(other, command_timeout=5.0)
+        assert not topology.nodes()
+        await until(topology.problems)
+        for node in cluster.nodes:
+            await until(lambda node=node: b"name=former" not in node.command("CLIENT", "LIST"))
+            assert b"name=other" not in node.command("CLIENT", "LIST")
+
+
 async def test_a_server_that_is_no_cluster_is_named_with_the_setting(redis: Server) -> None:
     events: list[RedisEvent] = []
     deployment = Deployment(Target(), TopologyKind.CLUSTER, (("127.0.0.1", redis.port),))
