@@ -83,7 +83,7 @@ class Sentinel(Topology):
         self._listener = on_event
         self._watches = SentinelWatches(on_news=self._on_news, on_event=self._forward)
         self._watches.use(deployment)
-        # Invariant: a server is chosen as soon as there is a node.
+        # Once there is a node a server is chosen, but for the time until other sentinels have named one.
         self._node: Node | None = None
         self._choice = Choice()
         self._nursery: trio.Nursery | None = None
@@ -135,10 +135,17 @@ class Sentinel(Topology):
         return () if self._node is None else (self._node,)
 
     def retarget(self, deployment: Deployment, *, command_timeout: float) -> None:
-        """Use other sentinels or logins from now on; the primary in use stays until they name another."""
-        self._deployment = deployment
+        """Use other sentinels or logins from now on.
+
+        The primary in use stays until other sentinels name one. It may be none of their servers, so it is not
+        sent the login that belongs to these.
+        """
+        former, self._deployment = self._deployment, deployment
         self.command_timeout = command_timeout
-        self._choice.forget()
+        if (former.nodes, former.primary_name) == (deployment.nodes, deployment.primary_name):
+            self._choice.forget()
+        else:
+            self._choice = Choice()
         self._refused.clear()
         self._watches.use(deployment)
         if self._node is not None and self._choice.current is not None:
@@ -212,7 +219,8 @@ class Sentinel(Topology):
         watches.compare(choice.current, choice.epoch)
 
     def _use(self, candidate: Candidate) -> None:
-        is_used = candidate.address == self._choice.current
+        current = self._choice.current
+        is_used = candidate.address == current
         self._choice.use(candidate)
         if is_used:
             return
@@ -220,7 +228,8 @@ class Sentinel(Topology):
         target = self._target_at(candidate.address)
         if node is not None:
             former = node.label
-            self._move(node, target)
+            because = connect_errors.TARGET_CHANGED if current is None else connect_errors.ANOTHER_PRIMARY
+            self._move(node, target, because)
         elif self._nursery is not None:
             self._node = self._new_node(target)
             self._nursery.start_soon(self._node.run)
@@ -228,13 +237,15 @@ class Sentinel(Topology):
             self.on_moved()
         self._refused.clear()
         name = self._deployment.primary_name
+        if former == target.label:
+            return
         self._forward(PrimaryNamed(name, target.label, former, candidate.epoch, candidate.votes))
 
-    def _move(self, node: Node, target: Target) -> None:
+    def _move(self, node: Node, target: Target, because: Problem = connect_errors.ANOTHER_PRIMARY) -> None:
         node.retarget(
             target,
             command_timeout=self.command_timeout,
-            because=connect_errors.ANOTHER_PRIMARY,
+            because=because,
             answers_within=_HANDOVER_SECONDS,
         )
 

@@ -361,6 +361,56 @@ async def test_other_sentinels_and_logins_are_used_after_a_reload(servers: list[
             assert run.topology.command_timeout == 3.0
 
 
+async def test_a_login_that_came_with_other_sentinels_is_not_sent_to_the_former_primary(
+    servers: list[Server],
+) -> None:
+    old, new, _ = servers
+    new.command("ACL", "SETUSER", "newcomer", "on", ">secret", "~*", "&*", "+@all")
+    try:
+        async with scripted_sentinels(2) as sentinels:
+            sentinels[0].names(old, epoch=9)
+            sentinels[1].answers = False
+            async with running(deployment_of(sentinels[:1])) as run:
+                assert await run.used() == old.port
+                old.command("ACL", "LOG", "RESET")
+                deployment = attrs.evolve(
+                    deployment_of(sentinels[1:]), target=Target(username="newcomer", password="secret")
+                )
+                run.topology.retarget(deployment, command_timeout=3.0)
+                await trio.sleep(0.3)
+                assert await run.used() == old.port
+                sentinels[1].names(new, epoch=0)
+                sentinels[1].answers = True
+                await run.until_used(new)
+                # It would have been refused there, which the server writes down.
+                assert old.command("ACL", "LOG") == []
+    finally:
+        new.command("ACL", "DELUSER", "newcomer")
+
+
+async def test_other_sentinels_that_name_the_same_primary_bring_the_login_there(
+    servers: list[Server],
+) -> None:
+    server = servers[0]
+    server.command("ACL", "SETUSER", "newcomer", "on", ">secret", "~*", "&*", "+@all")
+    try:
+        async with scripted_sentinels(2) as sentinels:
+            for one in sentinels:
+                one.names(server, epoch=9)
+            async with running(deployment_of(sentinels[:1])) as run:
+                assert await run.used() == server.port
+                deployment = attrs.evolve(
+                    deployment_of(sentinels), target=Target(username="newcomer", password="secret")
+                )
+                run.topology.retarget(deployment, command_timeout=3.0)
+                (node,) = run.topology.nodes()
+                await until(lambda: node.target.username == "newcomer")
+                assert await run.redis.execute("ACL", "WHOAMI", key="name") == b"newcomer"
+                assert len(run.told(PrimaryNamed)) == 1
+    finally:
+        server.command("ACL", "DELUSER", "newcomer")
+
+
 async def test_a_server_that_former_sentinels_named_is_not_used_once_others_are_asked(
     servers: list[Server],
 ) -> None:
