@@ -27,6 +27,7 @@ import trio
 from redis.backoff import EqualJitterBackoff
 from redis.exceptions import RedisError
 
+from redstreamd.errors import BusError
 from redstreamd.redisio import Arg, Role
 from redstreamd.redisio.connect_errors import unanswered
 from redstreamd.redisio.error_replies import bus_error, reply_text
@@ -183,11 +184,14 @@ class _Repetition(msgspec.Struct, gc=False):
                 else:
                     node = await self.routes.wait_node(self.key, self.deadline)
                 connection = await node.roles[self.role].wait_open(self.deadline)
-            except RedisUnavailable:
-                # The key may have another node by now.
+            except RedisUnavailable as away:
                 if node is None or self.routes.node_for(self.key) in (node, None):
                     raise
+                # The key may have another node by now. Or this one was named by the key's own, which will
+                # name it again.
                 error = None
+                if redirection is not None:
+                    await self._pause_unless_late(away)
                 continue
             try:
                 request = connection.submit(*self.args, asking=asking)
@@ -224,16 +228,22 @@ class _Repetition(msgspec.Struct, gc=False):
         noted = answer = bus_error(error)
         if isinstance(answer, ServerReplied) and node is not None:
             noted = node.noted(answer, self.args, self.script)
+        if answer.recovery is not Recovery.NOT_EXECUTED:
+            raise noted from None
+        await self._pause_unless_late(noted)
+
+    async def _pause_unless_late(self, refusal: BusError) -> None:
+        """Wait before the command is sent again; raise `refusal` if no time is left for that."""
         wait = pause(REPEAT_BACKOFF, self.repeats)
         self.repeats += 1
         self.redirections = 0
         last_repeat = self.deadline - REPEAT_ROOM_SECONDS
-        if answer.recovery is not Recovery.NOT_EXECUTED or trio.current_time() + wait >= last_repeat:
-            raise noted from None
+        if trio.current_time() + wait >= last_repeat:
+            raise refusal from None
         await trio.sleep(wait)
         # Again, because this process may have been held up.
         if trio.current_time() >= last_repeat:
-            raise noted from None
+            raise refusal from None
 
     def _check_repeatable(self, node: Node | None, error: ConnectionEnded) -> None:
         """Raise what the caller gets of a lost connection, if the command is not sent again."""

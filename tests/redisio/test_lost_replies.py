@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import trio
 from redis.backoff import ConstantBackoff
+from redis.exceptions import RedisError
 
 from redstreamd.redisio import Role
 from redstreamd.redisio.delivery import deliver
 from redstreamd.redisio.error_replies import reply_error
+from redstreamd.redisio.lost_replies import Redirection
 from redstreamd.redisio.node import Node
 from redstreamd.redisio.redis_errors import (
     NotSent,
@@ -22,8 +24,8 @@ from redstreamd.redisio.redis_errors import (
     ServerReplied,
 )
 from redstreamd.redisio.standalone import Standalone
-from redstreamd.redisio.target import Target
-from tests.redisio.running import calls, running_node, through
+from redstreamd.redisio.target import Deployment, Target
+from tests.redisio.running import calls, running_node, running_topology, through
 from tests.support.counts import numbers_until
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.servers import Server
@@ -178,3 +180,28 @@ async def test_a_lost_reply_is_an_unknown_outcome_also_where_the_node_is_not_kno
     with pytest.raises(ServerReplied) as refused:
         await go_on(reply_error("WRONGTYPE not a number"), retry_safe=True)
     assert refused.value.kind == "WRONGTYPE"
+
+
+class Redirecting(Standalone):
+    """Its node names another one for what it refuses, as the owner of a slot that moves does."""
+
+    def __init__(self, deployment: Deployment, other: Target) -> None:
+        super().__init__(deployment)
+        self.other = self._new_node(other)
+
+    def follow(self, _node: Node, _key: str | bytes | None, _error: RedisError) -> Redirection:
+        return Redirection(self.other, asking=True)
+
+
+async def test_a_node_that_is_named_and_does_not_answer_is_waited_for_and_named(redis: Server) -> None:
+    away = Target(path=f"{redis.path}.away", connect_timeout=1)
+    topology = Redirecting(Deployment(Target(path=redis.path)), away)
+    async with running_topology(topology), trio.open_nursery() as nursery:
+        await nursery.start(topology.other.run)
+        deadline = trio.current_time() + 2.5
+        with pytest.raises(RedisUnavailable) as refused:
+            await deliver(topology, ("NOSUCH",), "k", Role.COMMAND, retry_safe=False, deadline=deadline)
+        assert away.label in refused.value.message
+        # Not before the time is nearly over: it may be back at any moment.
+        assert trio.current_time() > deadline - 1
+        nursery.cancel_scope.cancel()
