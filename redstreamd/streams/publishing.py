@@ -176,7 +176,8 @@ class Publisher:
                 self._redis,
                 durability,
                 retry_safe=idempotency_key is not None,
-                wrote=lambda reply: reply.outcome in (0, 1, 3, 4),
+                wrote=lambda reply: reply.outcome in (0, 3) and not reply.found,
+                found=lambda reply: reply.found,
                 limits=self._bounds,
                 **operands,
             )

@@ -17,6 +17,10 @@ from redstreamd.redisio.write_confirmation import WaitBatch
 from redstreamd.settings import Settings
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.durability import Confirmation, Durability
+from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.names import quarantine_of
+from redstreamd.streams.publishing import Added
 from tests.redisio.running import calls, running_connection, running_topology, through
 from tests.support.buses import KEY, running_bus
 from tests.support.calls import call
@@ -54,6 +58,15 @@ def durable(primary: Server) -> str:
 
 #: Writers wait for as long as they may; the tests end their waiting.
 PATIENT = Bounds(replica_seconds=math.inf)
+
+#: What cannot be confirmed is soon said not to be.
+IMPATIENT = Bounds(replica_seconds=0.2, disk_seconds=0.2)
+
+#: Where what writes nothing leaves the position of its connection alone, and, in the soak, also the others.
+KINDS = [
+    start_redis8,
+    *(pytest.param(kind, marks=pytest.mark.soak) for kind in (start_redis, start_valkey, start_redis62)),
+]
 
 
 @pytest.fixture(params=[start_redis, start_valkey, start_redis62, start_redis8])
@@ -157,6 +170,103 @@ async def test_a_connection_lost_before_the_confirmation_confirms_nothing(
         assert answers[0]["confirmed"] is False
         assert "closed the connection" in str(answers[0]["reason"])
         assert primary.command("XLEN", STREAM) == 1
+
+
+@pytest.mark.parametrize("start", KINDS, indirect=True)
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_an_earlier_call_added_is_confirmed_only_once_a_replica_has_it(
+    pair: tuple[Server, Server], waits: bool
+) -> None:
+    primary, replica = pair
+    await until(lambda: follows(primary))
+    async with (
+        running_bus(primary, bounds=PATIENT) as bus,
+        running_bus(primary, bounds=IMPATIENT) as impatient,
+    ):
+
+        async def add(by: Bus, durability: Durability) -> Added:
+            return await by.publisher.add(
+                STREAM, [{"n": 1}], Stamp(), idempotency_key="k", durability=durability, waits=waits
+            )
+
+        replica.signal(signal.SIGSTOP)
+        first = await add(impatient, Durability.MEMORY)
+        again = await add(impatient, Durability.REPLICATED)
+        assert (again.ids, again.duplicate, again.waits) == (first.ids, True, waits)
+        assert again.confirmation is not None
+        assert not again.confirmation.confirmed
+        assert "by any replica" in str(again.confirmation.reason)
+        replica.signal(signal.SIGCONT)
+        again = await add(bus, Durability.REPLICATED)
+        assert (again.ids, again.duplicate, again.waits) == (first.ids, True, waits)
+        assert again.confirmation == Confirmation(Durability.REPLICATED, confirmed=True, replicas=1)
+        assert replica.command("XLEN", quarantine_of(STREAM) if waits else STREAM) == 1
+
+
+@pytest.mark.parametrize("start", KINDS, indirect=True)
+async def test_a_sending_whose_reply_was_lost_is_confirmed_only_once_a_replica_has_it(
+    pair: tuple[Server, Server],
+) -> None:
+    """The second sending finds the entry, by a connection that has written nothing yet."""
+    primary, replica = pair
+    answers: list[Added] = []
+    await until(lambda: follows(primary))
+    async with (
+        proxy_to(primary.port) as proxy,
+        running_topology(Standalone.of(through(proxy))) as redis,
+        trio.open_nursery() as nursery,
+    ):
+        bus = Bus.over(redis, Settings(), KEY, IMPATIENT)
+
+        async def add(key: str) -> None:
+            answers.append(
+                await bus.publisher.add(
+                    STREAM, [{"n": 1}], Stamp(), idempotency_key=key, durability=Durability.REPLICATED
+                )
+            )
+
+        await add("known to the server from now on, as the script is")
+        replica.signal(signal.SIGSTOP)
+        proxy.to_client.hold()
+        nursery.start_soon(add, "k")
+        await until(lambda: primary.command("XLEN", STREAM) == 2)
+        proxy.cut()
+        proxy.to_client.release()
+    after = answers[-1]
+    assert not after.duplicate
+    assert after.confirmation is not None
+    assert not after.confirmation.confirmed
+    assert "by any replica" in str(after.confirmation.reason)
+    assert primary.command("XLEN", STREAM) == 2
+
+
+@pytest.mark.parametrize("start_one", [start_redis8, pytest.param(start_valkey, marks=pytest.mark.soak)])
+async def test_what_an_earlier_call_added_is_confirmed_only_once_it_is_on_disk(start_one: Start) -> None:
+    with start_one("--appendonly", "yes", "--appendfsync", "no") as server:
+        async with running_bus(server, bounds=IMPATIENT) as bus:
+            entries, asked = [{"n": 1}], {"stream": STREAM, "idempotency_key": "k"}
+            await call(bus, "stream_add", entries=entries, **asked)
+            again = await call(bus, "stream_add", entries=entries, durability="fsynced", **asked)
+            assert again["duplicate"]
+            assert again["durability"]["confirmed"] is False
+            server.command("CONFIG", "SET", "appendfsync", "everysec")
+        async with running_bus(server, bounds=PATIENT) as bus:
+            again = await call(bus, "stream_add", entries=entries, durability="fsynced", **asked)
+            assert again["duplicate"]
+            assert again["durability"] == {"asked": "fsynced", "confirmed": True}
+
+
+async def test_what_an_earlier_call_added_is_not_confirmed_by_a_server_that_takes_no_write() -> None:
+    """That is not an error: the entry is there."""
+    with start_redis8() as server:
+        async with running_bus(server, bounds=IMPATIENT) as bus:
+            entries, asked = [{"n": 1}], {"stream": STREAM, "idempotency_key": "k"}
+            first = await call(bus, "stream_add", entries=entries, **asked)
+            server.command("CONFIG", "SET", "min-replicas-to-write", "1")
+            again = await call(bus, "stream_add", entries=entries, durability="replicated", **asked)
+            assert again["ids"] == first["ids"]
+            assert again["durability"]["confirmed"] is False
+            assert "NOREPLICAS" in again["durability"]["reason"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 --
 -- KEYS trim_record
 -- ARGV max_length:int max_age_ms:int
--- REPLY outcome:int ids kept_for:text groups:int too_many:int
+-- REPLY outcome:int ids kept_for:text groups:int too_many:int found:bool
 --
 -- trim_record of a stream with many groups: who needed the entries when they were last asked
 -- ids         separated by spaces
@@ -12,6 +12,7 @@
 -- kept_for    a group that needs entries which would otherwise have been trimmed
 -- groups      how many groups the stream has, if that was asked
 -- too_many    the same, if nothing was trimmed because of it
+-- found       an earlier call or an earlier sending of this one added the entries; nothing was written
 
 -- Limits of the search for what to trim where there are groups. One call removes as many entries as it adds,
 -- and beyond these at most so many entries or bytes. So a stream that is far too long gets shorter with each call.

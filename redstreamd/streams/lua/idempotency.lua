@@ -70,8 +70,8 @@ local function find_before()
   -- If this call added them itself, and its reply was lost, they are no duplicates.
   local kept_for = redis.call('GET', call_record)
   local waiting = string.match(added, '^quarantine (.*)$')
-  if waiting then return {outcome = kept_for and 3 or 4, ids = waiting} end
-  return {outcome = kept_for and 0 or 1, ids = added, kept_for = kept_for}
+  if waiting then return {outcome = kept_for and 3 or 4, ids = waiting, found = true} end
+  return {outcome = kept_for and 0 or 1, ids = added, kept_for = kept_for, found = true}
 end
 
 -- Tries what Redis may refuse before anything is added; memory first, because a script that has written may

@@ -3,7 +3,7 @@
 --
 -- KEYS quarantine
 -- ARGV most_entries:int most_bytes:int keep_waiting_ms:int
--- REPLY outcome:int ids kept_for:text groups:int too_many:int
+-- REPLY outcome:int ids kept_for:text groups:int too_many:int found:bool
 --
 -- most_bytes      by MEMORY USAGE
 -- keep_waiting_ms older entries are removed
