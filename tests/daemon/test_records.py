@@ -129,7 +129,7 @@ def test_a_server_that_refuses_writes_is_told_and_shown(served: tuple[Server, Da
     wait_until(lambda: records(daemon, "refuses writes"))
     (record,) = records(daemon, "refuses writes")
     assert "READONLY" in record
-    assert "Point redstreamd at the primary" in record
+    assert "redis.topology" in record
     code, text = status(daemon)
     assert code == 1
     assert "DEGRADED: Redis refuses writes" in text
