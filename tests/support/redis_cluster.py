@@ -219,8 +219,8 @@ class Cluster:
         wait_until(lambda: self._is_synchronised(replica))
         _ok(primary.command("CLIENT", "PAUSE", 60_000, "WRITE"))
         try:
-            written = _offset(primary, "master_repl_offset")
-            wait_until(lambda: _offset(replica, "slave_repl_offset") >= written)
+            written = replication_offset(primary, "master_repl_offset")
+            wait_until(lambda: replication_offset(replica, "slave_repl_offset") >= written)
             _ok(replica.command("CLUSTER", "FAILOVER", "TAKEOVER"))
             wait_until(lambda: self._is_synchronised(primary))
         finally:
@@ -308,7 +308,7 @@ def _ok(reply: Any, *others: bytes) -> None:
     assert reply == b"OK" or reply in others, reply
 
 
-def _offset(node: Server, name: str) -> int:
+def replication_offset(node: Server, name: str) -> int:
     lines = node.command("INFO", "replication").decode().splitlines()
     return next(int(line.partition(":")[2]) for line in lines if line.startswith(f"{name}:"))
 

@@ -20,6 +20,7 @@ import attrs
 from redstreamd.redisio.target import Deployment, Target, TopologyKind
 from redstreamd.redisio.tls import Tls
 from tests.support.certificates import Authority, tls_options
+from tests.support.redis_cluster import replication_offset
 from tests.support.servers import Server, binary_of, free_port
 from tests.support.waiting import wait_until
 
@@ -119,8 +120,15 @@ class Sentinels:
     # What happens to them
 
     def failover(self) -> Server:
-        """Have the sentinels promote a replica of a healthy primary; return it once all agree."""
+        """Have the sentinels promote a replica of a healthy primary; return it once all agree.
+
+        What the primary was sent before is not lost.
+        """
         former = self.primary().port
+        written = replication_offset(self.primary(), "master_repl_offset")
+        wait_until(
+            lambda: all(replication_offset(one, "slave_repl_offset") >= written for one in self.replicas())
+        )
         # They refuse for a while after a failover, and while they know of no replica that will do.
         wait_until(lambda: self.sentinels[0].command("SENTINEL", "FAILOVER", NAME) == b"OK")
         wait_until(lambda: self.primary().port != former, timeout_seconds=SECONDS)
