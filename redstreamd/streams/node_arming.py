@@ -305,6 +305,11 @@ class NodeArming:
             if keys.is_arming(name, arming):
                 self._postpone([name])
             return False
+        except trio.Cancelled:
+            # The task that runs the hub ends; the next one finds the key in the queue.
+            if keys.is_arming(name, arming):
+                self._postpone([name])
+            raise
         peer = self._peer(nodes[-1])
         if peer.has_seen(arming) and not peer.node.is_retired:
             keys.end([name], arming, peer, armed=peer.is_tracking, is_absent=found == 0)
