@@ -73,7 +73,7 @@ soak: needs $(VENV)/.dev ## The repeated faults and races at full counts; may ta
 
 # What measures little or nothing, and waits much: three processes share it, and what is measured in spite of that is
 # measured again alone where it fails (tests/support/measured.py). The rest runs alone.
-SOAK_TOGETHER := $(addprefix tests/,compat contract encryption installing mcpio model systemd tools)
+SOAK_TOGETHER := $(addprefix tests/,compat contract encryption installing mcpio model systemd tools topologies)
 
 soak-ci: needs $(VENV)/.dev ## The same with at most 25 repetitions, within 45 minutes
 	@timeout --foreground --kill-after=30 45m sh -c 'status=0; \

@@ -1,7 +1,8 @@
 """The topology of a Redis Cluster: keys have slots, and each slot has a primary.
 
 Owns which nodes there are, and which of them a command goes to. What nodes tell is read in ``slot_map`` and
-asked for in ``cluster_views``; sending again is done in ``lost_replies``.
+asked for in ``cluster_views``, what is the matter with all together judged in ``cluster_health``; sending
+again is done in ``lost_replies``.
 
 Behaviour:
 - The map of slots is asked of the nodes themselves: when it is not known, when a node redirects (MOVED), when
@@ -29,7 +30,8 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError
 
 from redstreamd.redisio import Role, connect_errors
 from redstreamd.redisio.announced_address import Address
-from redstreamd.redisio.cluster_events import ClusterChanged, ClusterDegraded, ClusterEvent, ClusterKnown
+from redstreamd.redisio.cluster_events import ClusterEvent
+from redstreamd.redisio.cluster_health import ClusterHealth, unserved
 from redstreamd.redisio.cluster_others import ASKED, OtherNodes
 from redstreamd.redisio.cluster_views import Source, ask_all, ask_one
 from redstreamd.redisio.lost_replies import Redirection
@@ -45,24 +47,11 @@ from redstreamd.redisio.topology import Topology
 _LOOK_SECONDS: Final = 0.5
 #: Seconds from one asking for the map to the next, however many nodes redirect: while slots move, each does.
 _PAUSE_SECONDS: Final = 0.1
-#: Seconds after which nodes that still disagree are a problem; news takes that long at most.
-_DISPUTE_SECONDS: Final = 10.0
-#: Seconds without a change after which slots that moved are reported; a resharding moves thousands.
-_SETTLED_SECONDS: Final = 5.0
 #: Nodes that only redirections name.
 _MAX_STRANGERS: Final = 16
 #: Seconds for which one of them is kept after it was named by ASK last: while a slot moves, it is named again
 #: and again, and the map says nothing of it.
 _ASKED_SECONDS: Final = 10.0
-
-#: Reasons reported until the cluster serves every key again.
-_MAX_REASONS: Final = 8
-
-_UNSERVED: Final = (
-    "Start the nodes that served them, or have others serve them: `redis-cli --cluster check` shows and "
-    "`redis-cli --cluster fix` mends it."
-)
-_MOVES: Final = "Nothing needs to be changed, if it ends within a minute; redstreamd keeps asking."
 
 
 class Cluster(Topology):
@@ -92,15 +81,7 @@ class Cluster(Topology):
         self._waiters = trio.lowlevel.ParkingLot()
         self._looked_at = 0
         self._others = OtherNodes()
-        # Why it does not serve every key, since when, and what of it was reported.
-        self._problem: Problem | None = None
-        self._since = math.inf
-        self._told: set[str] = set()
-        self._was_known = False
-        self._disputed_since = math.inf
-        # What has changed since that was reported.
-        self._moved = 0
-        self._moved_at = -math.inf
+        self._health = ClusterHealth(self._tell)
 
     # As Routes
 
@@ -125,7 +106,9 @@ class Cluster(Topology):
                 problem, wait_until = connect_errors.SHUTTING_DOWN, -math.inf
             elif problem is not None:
                 is_final = problem.kind is ProblemKind.SETTINGS
-                wait_until = -math.inf if is_final else min(deadline, self._since + self._connect_grace)
+                wait_until = (
+                    -math.inf if is_final else min(deadline, self._health.since + self._connect_grace)
+                )
             if trio.current_time() >= wait_until:
                 known = problem or connect_errors.STILL_CONNECTING
                 raise RedisUnavailable(
@@ -138,10 +121,8 @@ class Cluster(Topology):
     def _missing(self, key: str | bytes | None) -> Problem | None:
         """Return why there is no node for a key; None if that is not known yet."""
         if self._map is None or key is None:
-            return self._problem
-        return Problem(
-            ProblemKind.NOT_SERVING, f"no node of the cluster serves slot {slot_of(key)}", _UNSERVED
-        )
+            return self._health.problem
+        return unserved(f"slot {slot_of(key)}")
 
     def follow(self, node: Node, _key: str | bytes | None, error: RedisError) -> Redirection | None:
         """Follow MOVED and ASK, and take note of what they say about the map."""
@@ -165,8 +146,7 @@ class Cluster(Topology):
         there = self._node_at(address)
         if moved and self._map is not None and self._table[slot] is not there:
             self._table[slot] = there
-            self._moved += 1
-            self._moved_at = trio.current_time()
+            self._health.moved(1)
             self.on_moved()
         if not moved:
             self._asked_at[there] = trio.current_time()
@@ -214,10 +194,7 @@ class Cluster(Topology):
         self._primaries = ()
         self._aliases.clear()
         self._checked.clear()
-        self._told.clear()
-        self._problem, self._was_known = None, False
-        self._since, self._disputed_since = trio.current_time(), math.inf
-        self._moved = 0
+        self._health.forget()
 
     @property
     def label(self) -> str:
@@ -227,20 +204,7 @@ class Cluster(Topology):
 
     def problems(self) -> tuple[Problem, ...]:
         """Return why the cluster as a whole does not serve every key."""
-        seconds = trio.current_time() - self._since
-        found = [] if self._problem is None else [attrs.evolve(self._problem, seconds=seconds)]
-        disputed = trio.current_time() - self._disputed_since
-        if disputed >= _DISPUTE_SECONDS:
-            found.append(
-                Problem(
-                    ProblemKind.NOT_SERVING,
-                    "the nodes of the cluster do not agree on which of them serves which slot",
-                    "Look at `redis-cli --cluster check`: a resharding was left half done, or nodes cannot "
-                    "reach each other.",
-                    seconds=disputed,
-                )
-            )
-        return tuple(found)
+        return self._health.problems()
 
     # Nodes
 
@@ -302,7 +266,7 @@ class Cluster(Topology):
             with trio.move_on_after(_LOOK_SECONDS):
                 await self._stale.wait()
                 return
-            self._tell_moved()
+            self._health.report_settled()
             if not await self._is_current():
                 return
 
@@ -341,7 +305,9 @@ class Cluster(Topology):
         if deployment is not self._deployment:
             return None  # the settings name another cluster meanwhile
         if found is None:
-            return self._unknown(answers.problems)
+            problem = self._health.unknown(answers.problems)
+            self._waiters.unpark_all()
+            return problem
         self._use(found)
         return None
 
@@ -408,17 +374,12 @@ class Cluster(Topology):
         self._primaries = tuple(dict.fromkeys(nodes.values()))
         serving = set(self._primaries)
         are_retired = self._retire_all_but(serving)
-        self._disputed_since = (
-            min(self._disputed_since, trio.current_time()) if found.is_disputed else math.inf
-        )
         moved = sum(map(operator.is_not, before, table))
+        labels = {node.label for node in serving}
         if not first:
-            self._moved += moved
-            if moved:
-                self._moved_at = trio.current_time()
-            if known != serving:
-                self._tell_moved(known, serving)
-        self._judge(self._shortcoming(found))
+            self._health.moved(moved)
+            self._health.report_nodes({node.label for node in known}, labels)
+        self._health.known(found, tuple(node.label for node in self._primaries))
         self._waiters.unpark_all()
         if moved or are_retired:
             self.on_moved()
@@ -440,64 +401,6 @@ class Cluster(Topology):
             del self._nodes[address]
             node.retire(connect_errors.SERVES_NOTHING)
         return bool(gone)
-
-    def _shortcoming(self, found: SlotMap) -> Problem | None:
-        """Return why the cluster does not serve every key."""
-        if unserved := found.unserved:
-            return Problem(
-                ProblemKind.NOT_SERVING, f"no node of the cluster serves the slots {unserved}", _UNSERVED
-            )
-        if not found.is_ok:
-            return Problem(
-                ProblemKind.NOT_SERVING,
-                "the nodes say that the cluster does not serve commands (cluster_state:fail)",
-                f"Most often a primary was lost, and its replica takes its place. {_MOVES}",
-            )
-        return None
-
-    def _unknown(self, problems: dict[str, Problem]) -> Problem:
-        """Take note that no node tells the map, and return why."""
-        kinds = {problem.kind for problem in problems.values()}
-        causes = dict.fromkeys(f"{label}: {problem.cause}" for label, problem in problems.items())
-        steps = dict.fromkeys(problem.next_step for problem in problems.values())
-        problem = Problem(
-            kinds.pop() if len(kinds) == 1 else ProblemKind.UNREACHABLE,
-            f"no node of the Redis cluster tells who serves which key ({'; '.join(causes)})",
-            next(iter(steps), _MOVES),
-        )
-        self._judge(problem)
-        self._waiters.unpark_all()
-        return problem
-
-    # What is told
-
-    def _judge(self, problem: Problem | None) -> None:
-        """Take note of why the cluster does not serve every key, or that it does; report what is new."""
-        now = trio.current_time()
-        if problem is not None:
-            if self._problem is None:
-                self._since = now
-            if problem.cause not in self._told and len(self._told) < _MAX_REASONS:
-                self._told.add(problem.cause)
-                self._tell(ClusterDegraded(problem))
-        elif self._problem is not None or not self._was_known:
-            down = now - self._since if self._problem is not None else 0.0
-            self._told.clear()
-            self._was_known = True
-            self._tell(ClusterKnown(tuple(node.label for node in self._primaries), down))
-        self._problem = problem
-
-    def _tell_moved(self, before: set[Node] | None = None, after: set[Node] | None = None) -> None:
-        """Report how many slots have moved: at once with nodes that came or went, else once it is over."""
-        settled = trio.current_time() >= self._moved_at + _SETTLED_SECONDS
-        if not self._moved or (before is None and not settled):
-            return
-        joined, left = (
-            tuple(sorted(node.label for node in nodes))
-            for nodes in ((after or set()) - (before or set()), (before or set()) - (after or set()))
-        )
-        self._tell(ClusterChanged(self._moved, joined, left))
-        self._moved = 0
 
     def _tell(self, event: ClusterEvent) -> None:
         report(self._on_event, event)
