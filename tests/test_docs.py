@@ -31,7 +31,7 @@ def test_bounds_in_the_references_are_written_out() -> None:
 BESIDE = {
     *("redisio/target.py", "redisio/reauth.py", "redisio/write_availability.py"),
     *("redisio/client.py", "redisio/delivery.py"),
-    *("redisio/topology.py", "redisio/sentinel.py", "redisio/cluster.py"),
+    *("redisio/topology.py", "redisio/sentinel.py", "redisio/cluster.py", "redisio/cluster_health.py"),
     *("redisio/cluster_views.py", "redisio/cluster_events.py"),
     # What is the matter with a sentinel: no command is sent there.
     *("redisio/sentinel_watch.py", "redisio/sentinel_problems.py", "redisio/sentinel_events.py"),
