@@ -46,6 +46,8 @@ class ScriptedSentinel:
     asked: int = 0
     _listeners: list[trio.SocketStream] = attrs.field(factory=list)
     _clients: list[trio.SocketStream] = attrs.field(factory=list)
+    # Replies and messages come from several tasks.
+    _sending: trio.Lock = attrs.field(factory=trio.Lock)
 
     @property
     def is_heard(self) -> bool:
@@ -62,8 +64,12 @@ class ScriptedSentinel:
         former = self.primary or ("127.0.0.1", 1)
         self.names(server, epoch=epoch)
         told = f"{NAME} {former[0]} {former[1]} 127.0.0.1 {server.port}"
-        for each in self._listeners:
-            await each.send_all(b">3\r\n" + _bulk("message") + _bulk("+switch-master") + _bulk(told))
+        for each in list(self._listeners):
+            await self._send(each, b">3\r\n" + _bulk("message") + _bulk("+switch-master") + _bulk(told))
+
+    async def _send(self, client: trio.SocketStream, data: bytes) -> None:
+        async with self._sending:
+            await client.send_all(data)
 
     def hang_up(self) -> None:
         """End all connections."""
@@ -84,7 +90,7 @@ class ScriptedSentinel:
                         if words[0] == "SUBSCRIBE" and self.may_subscribe:
                             self._listeners.append(client)
                         if reply is not None:
-                            await client.send_all(reply)
+                            await self._send(client, reply)
         self._clients.remove(client)
         if client in self._listeners:
             self._listeners.remove(client)
