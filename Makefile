@@ -2,9 +2,11 @@
 
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# The newest interpreter that is new enough; `make PYTHON=/path/to/python3.12` overrides.
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# The system's own interpreter, which the service is installed with, else the first that is new enough. One of a version
+# manager is often built without optimisation. `make PYTHON=/path/to/python3.12` overrides.
+PYTHON ?= $(shell for can in 'import ensurepip' pass; do \
+	for p in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c "$$can; import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo $$p && break 2; done; done)
 
 # Where `make install` puts things, all below DESTDIR.
 DESTDIR    ?=

@@ -76,6 +76,9 @@ class Activated(msgspec.Struct, frozen=True):
 def adopt_sockets(environ: MutableMapping[str, str] = os.environ) -> Activated:
     """Take over the descriptors of sd_listen_fds(3), and remove its variables from `environ`.
 
+    They come sorted by name and address: systemd passes on the sockets of several units in an order that
+    changes from start to start.
+
     If LISTEN_PID is not our process, the variables are a parent's, and nothing is taken over. (The units of
     the original Red-Stream set LISTEN_FDS=1 and pass the socket as standard input; see
     `adopt_standard_input`.)
@@ -104,7 +107,7 @@ def adopt_sockets(environ: MutableMapping[str, str] = os.environ) -> Activated:
     listeners: list[ActivatedListener] = []
     connections: list[ActivatedConnection] = []
     others: list[tuple[str, int]] = []
-    for name, descriptor in named:
+    for name, descriptor in sorted(named, key=_place):
         if not _is_socket(descriptor):
             others.append((name, descriptor))
             continue
@@ -156,6 +159,15 @@ def _named_descriptors(count: str, names: str | None) -> list[tuple[str, int]]:
         allowed = f"{len(descriptors)} names, as many as LISTEN_FDS says"
         raise SettingsError("LISTEN_FDNAMES", value=names, source=_ENVIRONMENT, allowed=allowed)
     return list(zip(given, descriptors, strict=True))
+
+
+def _place(named: tuple[str, int]) -> tuple[str, str]:
+    """Return what a socket is sorted by: its name and its address."""
+    name, descriptor = named
+    if not _is_socket(descriptor):
+        return name, ""
+    with socket.socket(fileno=os.dup(descriptor)) as probe:
+        return name, str(probe.getsockname())
 
 
 def _check_kind(descriptor: int, what: str) -> None:

@@ -118,25 +118,23 @@ def tcp_listener() -> Iterator[socket.socket]:
         yield listener
 
 
-def test_sockets_are_matched_by_name_and_not_by_position(
+def test_sockets_are_matched_by_name_and_sorted_whatever_their_position(
     unix_listener: socket.socket, tcp_listener: socket.socket
 ) -> None:
     unix, tcp = unix_listener.fileno(), tcp_listener.fileno()
     one = report_of({unix: 3, tcp: 4}, LISTEN_FDS="2", LISTEN_PID="self", LISTEN_FDNAMES="mcp:http")
     other = report_of({tcp: 3, unix: 4}, LISTEN_FDS="2", LISTEN_PID="self", LISTEN_FDNAMES="http:mcp")
-    assert one["listeners"] == [["mcp", 3], ["http", 4]]
+    assert one["listeners"] == [["http", 4], ["mcp", 3]]
     assert other["listeners"] == [["http", 3], ["mcp", 4]]
     assert (one["mcp"], other["mcp"]) == ([3], [4])
 
 
 def test_several_sockets_may_share_a_name(unix_listener: socket.socket, tcp_listener: socket.socket) -> None:
-    report = report_of(
-        {unix_listener.fileno(): 3, tcp_listener.fileno(): 4},
-        LISTEN_FDS="2",
-        LISTEN_PID="self",
-        LISTEN_FDNAMES="mcp:mcp",
-    )
-    assert report["mcp"] == [3, 4]
+    """Theirs is the order of their addresses, so that processes that share them agree about it."""
+    unix, tcp = unix_listener.fileno(), tcp_listener.fileno()
+    both = {"LISTEN_FDS": "2", "LISTEN_PID": "self", "LISTEN_FDNAMES": "mcp:mcp"}
+    assert report_of({unix: 3, tcp: 4}, **both)["mcp"] == [4, 3]
+    assert report_of({tcp: 3, unix: 4}, **both)["mcp"] == [3, 4]
 
 
 def test_sockets_without_names_are_called_unknown(unix_listener: socket.socket) -> None:

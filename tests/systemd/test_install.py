@@ -103,7 +103,9 @@ async def test_the_first_connection_starts_the_service_and_each_door_serves_thos
         only_the_group_may_connect(host)
         line = re.compile(r"\d+ connections, \d+ waits, \d+ entries/s; Redis at localhost:6379")
         wait_until(lambda: line.match(host.show(SERVICE, "StatusText")["StatusText"]) is not None)
-        host.wait_for_journal(SERVICE, "listens on unix:/run/redstreamd/mcp.sock")
+        # By name, whichever of its sockets systemd names first.
+        sockets = "unix:/run/redstreamd/mcp.sock, unix:/run/redstreamd/reports.sock"
+        host.wait_for_journal(SERVICE, f"listens on {sockets}")
     finally:
         host.systemctl("stop", "redstreamd-reports.socket", SERVICE)
 
