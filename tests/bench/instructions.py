@@ -1,0 +1,231 @@
+"""Instructions of the daemon for one call, by valgrind's callgrind.
+
+    .venv/bin/python -m tests.bench.instructions [--tree PATH] [--of ERA] [NAME ...]
+
+Other programs of the machine do not change them, so two checkouts can be compared while it has other work. Waves of
+calls are sent on one connection, in each era; the least of some waves counts. The turns of the event loop are made
+longer, since callgrind is some fifty times slower than the processor: else a wave would be cut into more turns than
+it is. What runs besides calls (heartbeats, pings) is a part of it, less than one percent. The peer that shows what
+pure Python needs at least is counted likewise where it serves the call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from tests.bench import floor
+from tests.bench.load import template
+from tests.bench.peers import ENTRY, MODERN, STREAM, line
+from tests.support.daemon import clean_environment, home
+from tests.support.servers import Server, redis_binary, running
+
+_WAVES: Final = 3
+_SLOWER: Final = 50
+#: For a start below valgrind.
+_START_SECONDS: Final = 300
+_COLUMNS: Final = ("handshake", "2026-07-28", "floor")
+
+# The first argument is what turns are longer by.
+_DAEMON: Final = """
+import sys
+from redstreamd.admission import turns
+for name in [name for name in vars(turns) if name.endswith("_SECONDS")]:
+    setattr(turns, name, getattr(turns, name) * float(sys.argv[1]))
+from redstreamd.cli import main
+sys.argv[1:2] = []
+sys.exit(main())
+"""
+
+
+@attrs.frozen
+class Wave:
+    """Calls that are sent at once.
+
+    Attributes:
+        calls: Tool and arguments of each.
+        is_of_floor: Whether the floor serves it, too.
+    """
+
+    calls: Sequence[tuple[str, dict[str, Any]]]
+    is_of_floor: bool = False
+
+
+_ONE = ("stream_add", {"stream": STREAM, "entries": [ENTRY]})
+_LONG = {"text": "a" * 32_000}
+
+WAVES: Final = {
+    "add of 1, 64 in flight": Wave([_ONE] * 64, is_of_floor=True),
+    "add of 1, 1 in flight": Wave([_ONE], is_of_floor=True),
+    "add of 100, 16 in flight": Wave(
+        [("stream_add", {"stream": STREAM, "entries": [ENTRY] * 100})] * 16, is_of_floor=True
+    ),
+    "add of 32 KB, 16 in flight": Wave(
+        [("stream_add", {"stream": "bench:long", "entries": [_LONG]})] * 16, is_of_floor=True
+    ),
+    "read of 100, 16 in flight": Wave(
+        [("stream_read", {"stream": STREAM, "count": 100})] * 16, is_of_floor=True
+    ),
+    "list of 1, 16 in flight": Wave([("stream_list", {"count": 1})] * 16),
+}
+
+
+class _Client:
+    """A connection that sends waves and awaits their answers."""
+
+    def __init__(self, path: Path, *, is_modern: bool) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(_START_SECONDS)
+        self._socket.connect(str(path))
+        self._meta = MODERN if is_modern else None
+        self._last = 0
+        if not is_modern:
+            info = {"name": "bench", "version": "0"}
+            asked = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}
+            self._exchange([line("initialize", asked, 0)])
+            self._socket.sendall(line("notifications/initialized", {}))
+
+    def send(self, calls: Sequence[tuple[str, dict[str, Any]]]) -> list[bytes]:
+        lines = []
+        for tool, arguments in calls:
+            self._last += 1
+            made = template(tool, arguments, meta=self._meta)
+            lines.append(made.replace(b"@ID@", str(self._last).encode()))
+        return self._exchange(lines)
+
+    def list_tools(self) -> None:
+        """Ask for what only the SDK's kernel answers, once that is imported."""
+        self._last += 1
+        params = {} if self._meta is None else {"_meta": self._meta}
+        self._exchange([line("tools/list", params, self._last)])
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _exchange(self, lines: list[bytes]) -> list[bytes]:
+        self._socket.sendall(b"".join(lines))
+        received = bytearray()
+        while received.count(b"\n") < len(lines):
+            data = self._socket.recv(1 << 20)
+            if not data:
+                raise RuntimeError("the connection was closed")
+            received += data
+        answers = bytes(received).splitlines()
+        for answer in answers:
+            if b'"isError":true' in answer or b'"error":{' in answer:
+                raise RuntimeError(f"a call failed: {answer[:500]!r}")
+        return answers
+
+
+def _control(*arguments: str) -> None:
+    subprocess.run(["callgrind_control", *arguments], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def _counted(command: Sequence[str], folder: Path, path: Path, **options: Any) -> Iterator[int]:
+    """Run a server below callgrind until the end of the block; yield its process id once it listens."""
+    valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--fair-sched=yes"]
+    output = f"--callgrind-out-file={folder}/callgrind"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*valgrind, output, *command], stdout=log, stderr=log, **options)
+    try:
+        limit = time.monotonic() + _START_SECONDS
+        while not path.exists():
+            if process.poll() is not None or time.monotonic() > limit:
+                raise RuntimeError((folder / "log").read_text())
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def _instructions(pid: int, folder: Path) -> int:
+    _control("-d", str(pid))
+    newest = max(folder.glob("callgrind.*"), key=lambda path: path.stat().st_mtime)
+    totals = [each for each in newest.read_text().splitlines() if each.startswith(("summary:", "totals:"))]
+    newest.unlink()
+    return int(totals[0].split()[1])
+
+
+def _measure(
+    pid: int, folder: Path, path: Path, names: Sequence[str], *, is_modern: bool
+) -> Iterator[tuple[str, float]]:
+    client = _Client(path, is_modern=is_modern)
+    for name in names:
+        wave = WAVES[name]
+        for _ in range(4):
+            client.send(wave.calls)
+        _control("-i", "on", str(pid))
+        counts = []
+        for _ in range(_WAVES):
+            _control("-z", str(pid))
+            client.send(wave.calls)
+            counts.append(_instructions(pid, folder))
+        _control("-i", "off", str(pid))
+        yield name, min(counts) / len(wave.calls)
+    client.close()
+
+
+def _of_daemon(
+    redis: Server, tree: Path, names: Sequence[str], *, is_modern: bool
+) -> Iterator[tuple[str, float]]:
+    with home() as place, tempfile.TemporaryDirectory() as made:
+        path, folder = place / "mcp.sock", Path(made)
+        settings = ["--listen", f"unix:{path}", "--set", "redis.command_timeout_seconds=100"]
+        command = [sys.executable, "-c", _DAEMON, str(_SLOWER), "serve", *settings]
+        variables = redis.variables() | {"PYTHONPATH": str(tree)}
+        with _counted(command, folder, path, env=clean_environment(place, **variables), cwd=tree) as pid:
+            # Until what is imported after it listens is there.
+            client = _Client(path, is_modern=is_modern)
+            client.send([_ONE])
+            client.list_tools()
+            client.close()
+            yield from _measure(pid, folder, path, names, is_modern=is_modern)
+
+
+def _of_floor(redis: Server, names: Sequence[str]) -> Iterator[tuple[str, float]]:
+    with tempfile.TemporaryDirectory(prefix="rs-") as made:
+        folder = Path(made)
+        path = folder / "floor.sock"
+        command = [sys.executable, str(floor.__file__), str(path), str(redis.path)]
+        mine = [name for name in names if WAVES[name].is_of_floor]
+        with _counted(command, folder, path) as pid:
+            yield from _measure(pid, folder, path, mine, is_modern=False)
+
+
+def main() -> None:
+    """Print instructions of a call, of the daemon in each era and of the floor."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *WAVES], metavar="NAME")
+    parser.add_argument("--tree", type=Path, default=Path.cwd(), help="checkout whose daemon it is")
+    parser.add_argument("--of", nargs="*", choices=_COLUMNS, default=_COLUMNS, help="an era, or the floor")
+    given = parser.parse_args()
+    names = given.names or list(WAVES)
+    with running(redis_binary()) as redis:
+        for column in given.of:
+            counts = (
+                _of_floor(redis, names)
+                if column == "floor"
+                else _of_daemon(redis, given.tree.resolve(), names, is_modern=column != "handshake")
+            )
+            print(f"instructions of a call, {column}")
+            for name, count in counts:
+                print(f"{name:34}{count:14,.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    main()
