@@ -2,11 +2,11 @@
 
     .venv/bin/python -m tests.bench.instructions [--tree PATH] [--of ERA] [NAME ...]
 
-Other programs of the machine do not change them, so two checkouts can be compared while it has other work. Waves of
-calls are sent on one connection, in each era; the least of some waves counts. The turns of the event loop are made
-longer, since callgrind is some fifty times slower than the processor: else a wave would be cut into more turns than
-it is. What runs besides calls (heartbeats, pings) is a part of it, less than one percent. The peer that shows what
-pure Python needs at least is counted likewise where it serves the call.
+Other programs of the machine do not change them, so two checkouts can be compared while it has other work.
+Waves of calls are sent on one connection; the least of some waves counts. The turns of the event loop are
+made longer, since callgrind is some fifty times slower than the processor: else a wave would be cut into more
+turns than it is. What runs besides calls (heartbeats, pings) is a part of it, less than one percent. The
+floor, which shows what pure Python needs at least, is counted likewise where it serves the call.
 """
 
 from __future__ import annotations
