@@ -184,7 +184,9 @@ def _of_daemon(
 ) -> Iterator[tuple[str, float]]:
     with home() as place, tempfile.TemporaryDirectory() as made:
         path, folder = place / "mcp.sock", Path(made)
-        settings = ["--listen", f"unix:{path}", "--set", "redis.command_timeout_seconds=100"]
+        # Where a call has less time than a command, it needs a timer of its own, and so a task.
+        times = ("--set", "redis.command_timeout_seconds=100", "--set", "tools.call_timeout_seconds=200")
+        settings = ["--listen", f"unix:{path}", *times]
         command = [sys.executable, "-c", _DAEMON, str(_SLOWER), "serve", *settings]
         variables = redis.variables() | {"PYTHONPATH": str(tree)}
         with _counted(command, folder, path, env=clean_environment(place, **variables), cwd=tree) as pid:
