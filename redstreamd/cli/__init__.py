@@ -1,4 +1,4 @@
-"""The command line: one module per command. A command imports only what it needs.
+"""The command line: one module per command. Only the module of the one that is run is imported.
 
 MCP clients and shell scripts start ``connect`` and ``call`` for each session or call, so these use the
 standard library only; a test checks that.
@@ -13,25 +13,28 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import Any, Final, NoReturn
 
 from redstreamd import __version__
 from redstreamd.addresses.address_syntax import MASK, without_login
-from redstreamd.cli import (
-    audit,
-    call,
-    check_config,
-    connect,
-    doctor,
-    keys,
-    policy,
-    reload,
-    serve,
-    status,
-    stdio,
-    tokens,
-)
 from redstreamd.visible_text import visible
+
+#: In the order in which help lists them; the module of each has its name.
+_COMMANDS: Final = (
+    "serve",
+    "stdio",
+    "connect",
+    "call",
+    "status",
+    "reload",
+    "check-config",
+    "policy",
+    "keys",
+    "tokens",
+    "audit",
+    "doctor",
+)
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -98,22 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"redstreamd {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (
-        serve,
-        stdio,
-        connect,
-        call,
-        status,
-        reload,
-        check_config,
-        policy,
-        keys,
-        tokens,
-        audit,
-        doctor,
-    ):
-        command.add_to(commands)
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    # All of them for a usage or a help that lists them.
+    for command in words[:1] if words and words[0] in _COMMANDS else _COMMANDS:
+        import_module(f"{__name__}.{command.replace('-', '_')}").add_to(commands)
+    arguments = parser.parse_args(words)
     try:
         exit_status: int = arguments.run(arguments)
         print(end="", flush=True)  # unlike sys.stdout.flush(), works where there is no standard output

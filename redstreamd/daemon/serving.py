@@ -89,6 +89,10 @@ if TYPE_CHECKING:
 # The hub beats at every sweep (30 s) and at every command of its own (at most 5 s each).
 _HUB_MAX_SILENCE_SECONDS = 120.0
 
+# How long the import of the SDK waits for Redis, and then for the answers of what waited for Redis.
+_FIRST_CONNECTION_SECONDS = 0.25
+_FIRST_ANSWERS_SECONDS = 0.01
+
 
 async def serve_listeners(
     settings: Settings,
@@ -320,6 +324,7 @@ async def run_parts(
     """
 
     async def provide_kernels() -> None:
+        await _first_answers(parts)
         if parts.bus.encryption.opens:
             await import_on_thread(load_ciphers)
         parts.kernels.provide(await import_on_thread(partial(_sdk_kernels, parts)))
@@ -333,6 +338,16 @@ async def run_parts(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(provide_kernels)
         await run_until_signal(supervisor, drain, signals, on_event=parts.event_log)
+
+
+async def _first_answers(parts: Parts) -> None:
+    """Return when the clients that waited for the daemon can have had their first answers.
+
+    Beside an import the event loop is several times as slow, and may be held up for some 20 ms at a time.
+    """
+    with trio.move_on_after(_FIRST_CONNECTION_SECONDS):
+        await parts.bus.redis.wait_connected()
+        await trio.sleep(_FIRST_ANSWERS_SECONDS)
 
 
 def _sdk_kernels(parts: Parts) -> Kernels:
