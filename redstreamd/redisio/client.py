@@ -222,11 +222,13 @@ class Redis:
             NotSent: There is no connection now.
             QueueFull: Too much is queued for it already.
         """
-        node = self.node_for(key)
+        node = self.topology.only_node or self.node_for(key)
         if node is None:
             raise NotSent(STILL_CONNECTING)
-        pipeline = node.roles[role].pipeline
-        return pipeline.enqueue(write.by_digest if isinstance(write, ScriptCall) else write, then)
+        return node.roles[role].pipeline.enqueue(
+            write.by_digest if type(write) is ScriptCall else write,  # type: ignore[arg-type]
+            then,
+        )
 
     def complete(
         self,

@@ -53,26 +53,34 @@ class Decoder:
             UnreadableError: The bytes are not RESP3. Discard this object and the connection.
             OversizedError: A reply is larger than `MAX_REPLY_BYTES`. Discard both, too.
         """
-        gets, more_bytes = self._reader.gets, self._reader.has_data
-        replies = []
-        between_replies = False
+        reader = self._reader
         try:
-            self._reader.feed(data)
-            while not between_replies and (reply := gets()) is not _INCOMPLETE:
-                replies.append(reply)
-                # Must be asked here: once `gets` has begun the next reply, the bytes that it took are no
-                # longer counted by `has_data`.
-                between_replies = not more_bytes()
+            reader.feed(data)
+            replies = (
+                list(iter(reader.gets, _INCOMPLETE)) if self._partial_bytes <= _LARGE_BYTES else self._end()
+            )
         except (hiredis.HiredisError, TypeError, ValueError) as error:
             # hiredis makes a dict of a map, whatever its keys, and a number of the text of one.
             raise UnreadableError(str(error)) from None
         if replies:
-            if self._partial_bytes > _LARGE_BYTES and between_replies:
-                # hiredis keeps its buffer, as large as it became, until more bytes come.
-                self._reader = _reader()
             self._partial_bytes = 0
         else:
             self._partial_bytes += len(data)
             if self._partial_bytes > MAX_REPLY_BYTES:
                 raise OversizedError
+        return replies
+
+    def _end(self) -> list[Any]:
+        """Return the replies where the first one is large, and free its buffer if nothing follows them."""
+        gets, more_bytes = self._reader.gets, self._reader.has_data
+        replies = []
+        between_replies = False
+        while not between_replies and (reply := gets()) is not _INCOMPLETE:
+            replies.append(reply)
+            # Must be asked here: once `gets` has begun the next reply, the bytes that it took are no longer
+            # counted by `has_data`.
+            between_replies = not more_bytes()
+        if between_replies:
+            # hiredis keeps its buffer, as large as it became, until more bytes come.
+            self._reader = _reader()
         return replies

@@ -82,42 +82,41 @@ _QUEUED_BYTES: Final = 64 * 1024
 _PENDING: Final = object()
 
 
-class Request(msgspec.Struct, eq=False):
+class Request(msgspec.Struct, eq=False, gc=False):
     """One command on its way; made by `Pipeline.enqueue`.
 
     Attributes:
         pipeline: Where it is queued.
-        packed: Its bytes until it is sent, then empty.
-        then: Called with the reply, or with the exception that `reply` would raise; None once it was, or if a
-            task waits in `reply`.
-        deadline: When its reply is overdue, on trio's clock; only set once it is sent.
-        result: The reply, or an exception to raise, if nothing was called.
-        task: Is parked in `reply`.
+        then: Called with the reply, or with the exception that `reply` would raise; None once that is done,
+            or if a task waits in `reply`.
         account: On whose behalf it is sent; None for the daemon itself.
         kind: The command's name, or a script's digest.
         seconds: How much work it is, for the server and for the reader of its reply.
         step: What the task that waits for the reply will take, if other clients have requests: the replies
             behind it wait for that, too.
-        is_deferred: Whether it waits for its turn.
+        deadline: When its reply is overdue, on trio's clock; infinite until it is sent.
+        result: The reply, or an exception to raise, if nothing was called; None once it was returned.
+        task: Is parked in `reply`.
+        deferred: Its bytes while it waits for its turn.
     """
 
-    # Invariant: task is set exactly while one is parked in reply().
+    # Invariant: task is set exactly while one is parked in reply(). Python's collector does not see these
+    # objects, so whatever may refer to one is let go of when it is done: then, task, result.
     pipeline: Pipeline
-    packed: bytes
     then: Callable[[Any], None] | None
-    deadline: float = math.inf
-    result: Any = _PENDING
-    task: Task | None = None
     account: Account | None = None
     kind: Arg = ""
     seconds: float = 0.0
     step: float = 0.0
-    is_deferred: bool = False
+    deadline: float = math.inf
+    result: Any = _PENDING
+    task: Task | None = None
+    deferred: bytes | None = None
 
     @property
     def sent(self) -> bool:
         """Whether its bytes were handed to the socket."""
-        return not self.packed
+        return self.deadline < math.inf
 
     async def reply(self) -> Any:
         """Wait for the reply and return it, undecoded. For one caller.
@@ -132,7 +131,7 @@ class Request(msgspec.Struct, eq=False):
         if self.result is _PENDING:
             self.task = current_task()
             await wait_task_rescheduled(self._abort)
-        result = self.result
+        result, self.result = self.result, None
         if isinstance(result, Exception):
             raise result
         return result
@@ -157,10 +156,10 @@ class Request(msgspec.Struct, eq=False):
 
     def take_back(self) -> bool:
         """Take the request back if it is not sent; return whether it was. Else its reply still comes."""
-        if self.packed:
-            self.pipeline.withdraw(self)
-            return True
-        return False
+        if self.deadline < math.inf:
+            return False
+        self.pipeline.withdraw(self)
+        return True
 
     def _abort(self, _raise_cancel: Any) -> Abort:
         self.task = None
@@ -198,14 +197,15 @@ class Pipeline:
         # The pass in which that was called last, by `Turns.now`.
         self._sent_now_at = 0.0
         self._turns = turns
-        # Requests that wait for their turn, and the sum of their len(packed).
+        # Requests that wait for their turn, how many they are, and their size.
         self._deferred: FairQueue[Request] = FairQueue()
+        self._waiting = 0
         self._deferred_bytes = 0
         # Invariant: the sums of seconds and of step over _outbox and _in_flight.
         self._work = self._steps = 0.0
-        # Unsent requests in order. A dict, because cancellation removes from the middle.
-        self._outbox: dict[Request, None] = {}
-        # Invariant: the sum of len(packed) over _outbox.
+        # Unsent requests in order, with their bytes. A dict, because cancellation removes from the middle.
+        self._outbox: dict[Request, bytes] = {}
+        # Invariant: the sum of the sizes in _outbox.
         self._outbox_bytes = 0
         # Sent requests, in the order in which the server answers them.
         self._in_flight: deque[Request] = deque()
@@ -217,7 +217,7 @@ class Pipeline:
     @property
     def queued(self) -> int:
         """Requests not yet sent, deferred ones included."""
-        return len(self._outbox) + len(self._deferred)
+        return len(self._outbox) + self._waiting
 
     @property
     def sendable(self) -> int:
@@ -227,7 +227,7 @@ class Pipeline:
     @property
     def deferred(self) -> int:
         """Requests that wait for their turn."""
-        return len(self._deferred)
+        return self._waiting
 
     @property
     def queued_bytes(self) -> int:
@@ -270,62 +270,64 @@ class Pipeline:
             TypeError: An argument is of a type that `Arg` excludes.
             ValueError: There are no arguments.
         """
-        if not args:
-            # The server ignores an empty command, and every later reply would go to the wrong caller.
-            raise ValueError("a command has a name")
         if self._problem is not None:
             raise NotSent(self._problem)
         kind: Arg
-        if isinstance(args, PackedCommand):
+        if type(args) is PackedCommand:
             packed, kind = args.packed, args.name
-        else:
+        elif args:
             # hiredis's annotation means a tuple of one element; it takes any number.
-            packed, kind = hiredis.pack_command(args), args[0]  # type: ignore[arg-type]
-        size = len(packed)
-        outbox = self._outbox
-        if len(outbox) + len(self._in_flight) + len(self._deferred) >= MAX_REQUESTS:
+            packed, kind = hiredis.pack_command(args), args[0]  # type: ignore[arg-type, index]
+        else:
+            # The server ignores an empty command, and every later reply would go to the wrong caller.
+            raise ValueError("a command has a name")
+        outbox, size = self._outbox, len(packed)
+        if len(outbox) + len(self._in_flight) + self._waiting >= MAX_REQUESTS:
             raise QueueFull(cause=f"{MAX_REQUESTS} commands await their replies")
         if outbox and self._outbox_bytes + size > MAX_QUEUED_BYTES:
             raise QueueFull(cause=f"{self._outbox_bytes} bytes wait to be sent")
-        request = Request(self, packed, then)
         turns = self._turns
         account = None if turns is None or is_own else turns.account
-        if account is not None:
-            request.account = account
-            if kind == "EVALSHA" and isinstance(args, tuple):
-                kind, seconds = args[1], SCRIPT_SECONDS + size * SCRIPT_BYTE_SECONDS
+        if account is None:
+            request = Request(self, then)
+        else:
+            if kind == "EVALSHA":
+                kind, seconds = args[1], SCRIPT_SECONDS + size * SCRIPT_BYTE_SECONDS  # type: ignore[index]
             else:
                 seconds = COMMAND_SECONDS + size * BYTE_SECONDS
-            request.kind = kind
             if account.reply_bytes is not None:
                 seconds += account.reply_bytes.get(kind, 0.0) * (REPLY_BYTE_SECONDS + READ_BYTE_SECONDS)
-            request.seconds = seconds
-            step, window = 0.0, self._lone_window
+            request = Request(self, then, account, kind, seconds)
+            window = self._lone_window
+            steps = self._steps
             if turns.is_shared:  # type: ignore[union-attr]
                 # Not for a lone client: nobody else waits for its tasks.
-                step, window = 0.0 if then is not None else account.part, self._shared_window
-                request.step = step
-            if self._deferred or (
-                self._work
-                and (
-                    self._work + seconds > window
-                    or (
-                        self._work + seconds + self._steps + step > window
-                        and len(outbox) + len(self._in_flight) >= STEPS_COUNT_BEYOND
-                    )
-                )
-            ):
-                self._defer(account, request)
+                window = self._shared_window
+                if then is None:
+                    request.step = account.part
+                    steps += request.step
+            work = self._work + seconds
+            if self._waiting or (work + steps > window and not self._has_room(work, window)):
+                self._defer(account, request, packed)
                 return request
-            self._work += seconds
-            self._steps += step
+            self._work, self._steps = work, steps
             account.running += 1
             turns.redis_seconds += seconds  # type: ignore[union-attr]
-        outbox[request] = None
-        self._outbox_bytes += size
-        if len(outbox) == 1:
+        if not outbox:
             self._on_queued()
+        outbox[request] = packed
+        self._outbox_bytes += size
         return request
+
+    def _has_room(self, work: float, window: float) -> bool:
+        """Return whether one more request may be in flight, although tasks may take long to read the replies.
+
+        Args:
+            work: How much work there would be then.
+            window: How much there may be.
+        """
+        has_few = len(self._outbox) + len(self._in_flight) < STEPS_COUNT_BEYOND
+        return not self._work or (work <= window and has_few)
 
     def send_now(self) -> None:
         """Send what is queued before the pass ends, once in a pass: those who come later share a write."""
@@ -339,32 +341,33 @@ class Pipeline:
         shared = self._turns is not None and self._turns.is_shared
         return self._shared_window if shared else self._lone_window
 
-    def _defer(self, account: Account, request: Request) -> None:
-        request.is_deferred = True
-        size = len(request.packed)
-        self._deferred_bytes += size
+    def _defer(self, account: Account, request: Request, packed: bytes) -> None:
+        request.deferred = packed
+        self._waiting += 1
+        self._deferred_bytes += len(packed)
         self._deferred.push(account, request)
-        account.queue(1 + size // _QUEUED_BYTES)
+        account.queue(1 + len(packed) // _QUEUED_BYTES)
 
-    def _not_deferred(self, account: Account, request: Request) -> None:
-        """Take note that a request is not deferred any more."""
-        request.is_deferred = False
-        size = len(request.packed)
-        self._deferred_bytes -= size
-        account.queue(-1 - size // _QUEUED_BYTES)
+    def _not_deferred(self, account: Account, request: Request) -> bytes:
+        """Take note that a request is not deferred any more, and return its bytes."""
+        packed, request.deferred = request.deferred or b"", None
+        self._waiting -= 1
+        self._deferred_bytes -= len(packed)
+        account.queue(-1 - len(packed) // _QUEUED_BYTES)
         self._turns.dequeued(account)  # type: ignore[union-attr]
+        return packed
 
     def _admit(self) -> None:
         """Send deferred requests as far as the window allows."""
-        deferred, outbox = self._deferred, self._outbox
+        outbox = self._outbox
         was_empty = not outbox
         now = self._turns.now if self._turns is not None else 0.0
         window = self._window
-        while deferred and (
+        while self._waiting and (
             self._work + self._steps < window
             or (self._work < window and len(outbox) + len(self._in_flight) < STEPS_COUNT_BEYOND)
         ):
-            account, request = deferred.pop()
+            account, request = self._deferred.pop()
             self._let_go(account, request)
             account.charge(request.seconds, now)
         if was_empty and outbox:
@@ -372,35 +375,35 @@ class Pipeline:
 
     def _let_go(self, account: Account, request: Request) -> None:
         """Queue a request for sending that was deferred."""
-        self._not_deferred(account, request)
+        packed = self._not_deferred(account, request)
         self._work += request.seconds
         self._steps += request.step
         account.running += 1
-        self._outbox[request] = None
-        self._outbox_bytes += len(request.packed)
+        self._outbox[request] = packed
+        self._outbox_bytes += len(packed)
 
-    def _done(self, account: Account, request: Request) -> None:
-        """Take note that a request is neither in flight nor about to be sent any more."""
-        account.running -= 1
-        self._work -= request.seconds
-        self._steps -= request.step
+    def _tidy(self) -> None:
+        """Drop what is left of the work of an empty pipeline: errors of rounding."""
         if not self._in_flight and not self._outbox:
-            # Nothing is left of an empty pipeline but errors of rounding.
             self._work = self._steps = 0.0
 
     def withdraw(self, request: Request) -> None:
         """Take back a request that is not sent."""
         account = request.account
-        if request.is_deferred:
+        if request.deferred is not None:
             if account is not None and self._deferred.remove(account, request):
                 self._not_deferred(account, request)
         # Not there if the connection has ended.
-        elif self._outbox.pop(request, request) is None:
-            self._outbox_bytes -= len(request.packed)
+        elif (packed := self._outbox.pop(request, None)) is not None:
+            self._outbox_bytes -= len(packed)
             if account is not None:
-                self._done(account, request)
-                if self._deferred:
+                account.running -= 1
+                self._work -= request.seconds
+                self._steps -= request.step
+                self._tidy()
+                if self._waiting:
                     self._admit()
+        request.then = None
 
     def take(self, deadline: float) -> bytes:
         """Return the bytes to send next. From here on the requests they hold count as sent.
@@ -408,35 +411,35 @@ class Pipeline:
         Args:
             deadline: When their replies are overdue.
         """
-        if self._outbox_bytes <= MAX_SEND_BYTES:
-            batch = list(self._outbox)
-            self._outbox.clear()
-            self._outbox_bytes = 0
-        else:
-            batch = self._take_some()
-        chunks = []
+        outbox = self._outbox
+        batch = outbox
+        if self._outbox_bytes > MAX_SEND_BYTES:
+            batch = self._first()
         for request in batch:
-            chunks.append(request.packed)
-            request.packed = b""
             request.deadline = deadline
         self._in_flight.extend(batch)
-        data = b"".join(chunks)
+        data = b"".join(batch.values())
+        traffic = self._traffic
         self._sent += len(batch)
-        self._traffic.commands += len(batch)
-        self._traffic.sent_bytes += len(data)
+        traffic.commands += len(batch)
+        traffic.sent_bytes += len(data)
+        self._outbox_bytes -= len(data)
+        if batch is outbox:
+            outbox.clear()
+        else:
+            for request in batch:
+                del outbox[request]
         return data
 
-    def _take_some(self) -> list[Request]:
-        batch: list[Request] = []
+    def _first(self) -> dict[Request, bytes]:
+        """Return as much of what is to be sent as the socket gets at once."""
+        batch: dict[Request, bytes] = {}
         size = 0
-        for request in self._outbox:
-            size += len(request.packed)
+        for request, packed in self._outbox.items():
+            size += len(packed)
             if batch and size > MAX_SEND_BYTES:
                 break
-            batch.append(request)
-        for request in batch:
-            del self._outbox[request]
-            self._outbox_bytes -= len(request.packed)
+            batch[request] = packed
         return batch
 
     def answer(
@@ -458,35 +461,29 @@ class Pipeline:
             size: How many bytes a reply has, in the mean.
             seconds: For so long at most, but at least one reply.
         """
-        rest = self._answer(replies, on_push, size, seconds)
-        if self._deferred and self._work < self._window:
-            self._admit()
-        return rest
-
-    def _answer(
-        self, replies: Sequence[Any], on_push: Callable[[list[Any]], None], size: int, seconds: float
-    ) -> Sequence[Any]:
         in_flight, turns = self._in_flight, self._turns
-        clock = time.perf_counter
+        next_request, clock, push = in_flight.popleft, time.perf_counter, hiredis.PushNotification
         until = clock() + seconds
         is_large = size > _SMALL_REPLY_BYTES
-        for number, reply in enumerate(replies):
-            if number and clock() >= until:
-                return replies[number:]
-            if type(reply) is hiredis.PushNotification:
+        given = 0
+        for reply in replies:
+            if given and clock() >= until:
+                break
+            if type(reply) is push:
+                given += 1
                 on_push(reply)
                 continue
-            if not in_flight:
-                return replies[number:]
-            request = in_flight.popleft()
+            try:
+                request = next_request()
+            except IndexError:
+                break
+            given += 1
             account = request.account
             if account is not None:
-                # As `_done`, which would be a frame for each reply.
                 account.running -= 1
                 self._work -= request.seconds
-                self._steps -= request.step
-                if not in_flight and not self._outbox:
-                    self._work = self._steps = 0.0
+                if request.step:
+                    self._steps -= request.step
                 if is_large or account.reply_bytes:
                     account.expect(request.kind, size if is_large else 0)
             if turns is not None and account is not turns.account:
@@ -509,7 +506,10 @@ class Pipeline:
                 if account is not None:
                     # It will run in the next pass.
                     until -= account.part
-        return ()
+        self._tidy()
+        if self._waiting and self._work < self._window:
+            self._admit()
+        return replies[given:] if given < len(replies) else ()
 
     def close(self, problem: Problem) -> None:
         """Refuse every further command because of `problem`; those before are not affected."""
@@ -518,7 +518,7 @@ class Pipeline:
     def abandon(self, problem: Problem) -> None:
         """Close, and fail every request: no reply will come any more."""
         self.close(problem)
-        while self._deferred:
+        while self._waiting:
             self._let_go(*self._deferred.pop())
         lost: list[Exception] = [ReplyLost(problem) for _ in self._in_flight]
         unsent = [NotSent(problem) for _ in self._outbox]

@@ -31,7 +31,7 @@ class Standalone(Topology):
     def __init__(self, deployment: Deployment, **options: Any) -> None:
         """As `Topology`."""
         super().__init__(deployment, **options)
-        self.node = self._new_node(deployment.target)
+        self.node = self.only_node = self._new_node(deployment.target)
         self._resolved_at = -float("inf")
 
     @classmethod

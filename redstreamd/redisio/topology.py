@@ -95,6 +95,7 @@ class Topology(ABC):
         command_timeout: Seconds for one command, everything included.
         hooks: What the owner of the watch connections is told.
         traffic: What went over the connections of each role so far, of all nodes together.
+        only_node: The node of every key, where there is but one for good; else None.
         on_moved: Called when keys may have other nodes than before, or one is retired; must neither block nor
             raise.
     """
@@ -122,6 +123,7 @@ class Topology(ABC):
         self._on_event = on_event
         self.hooks: Final = NodeHooks()
         self.traffic: Final[Mapping[Role, Traffic]] = {role: Traffic() for role in Role}
+        self.only_node: Node | None = None
         self.on_moved: Callable[[], None] = lambda: None
 
     def _new_node(self, target: Target) -> Node:

@@ -37,13 +37,12 @@ from redstreamd import strict_json
 from redstreamd.encryption.sealed_format import CLEAR, ENCRYPTED
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.redisio.script import PackedCommand
 from redstreamd.streams import entry_ids
 
 PREFIX = b"_rs."
 PREFIX_TEXT = "_rs."
-_VERSION = "_rs.v"
-_FORMAT = "1"
+VERSION = "_rs.v"
+FORMAT = "1"
 JSON_NAMES = "_rs.json"
 SENDER = "_rs.sender"
 ESCAPE, _ESCAPE_BYTES = "_rs.=", b"_rs.="
@@ -58,7 +57,7 @@ _STAMPED = {
     "released": "_rs.released",
 }
 
-_RESERVED = frozenset((_VERSION, JSON_NAMES, *_STAMPED.values()))
+_RESERVED = frozenset((VERSION, JSON_NAMES, *_STAMPED.values()))
 
 #: Scripts copy entries with Lua's unpack, which takes less than 8,000 values.
 MAX_MEMBERS = 1_000
@@ -78,7 +77,7 @@ _MAX_STAMP_BYTES = {
 }
 _MAX_NOTE_BYTES, _NOTE_SHOWN = 4 << 20, 1_000
 
-#: Bytes of the reserved fields of an entry whose meaning is remembered, and of an entry's names.
+#: Bytes of the reserved fields of an entry whose meaning is remembered.
 _MAX_REMEMBERED = 256
 
 _MIN, _MAX = -strict_json.MAX_INTEGER, strict_json.MAX_INTEGER
@@ -171,7 +170,7 @@ def encode_all(entries: Sequence[Mapping[str, Any]], stamp: Stamp) -> list[dict[
     """
     if _hold_texts_only(entries):
         # Stored as they are.
-        end = {_VERSION: _FORMAT, **_stamped(stamp)}
+        end = {VERSION: FORMAT, **_stamped(stamp)}
         return [entry | end for entry in entries]  # type: ignore[operator]
     return [encode_fields(entry, stamp) for entry in entries]
 
@@ -222,49 +221,11 @@ def encode_fields(members: Mapping[str, Any], stamp: Stamp) -> dict[str, str]:
         else:
             as_json.append(name)
             fields[field] = str(value) if kind is int else msgspec.json.encode(value).decode()
-    fields[_VERSION] = _FORMAT
+    fields[VERSION] = FORMAT
     if as_json:
         fields[JSON_NAMES] = msgspec.json.encode(as_json).decode()
     fields.update(_stamped(stamp))
     return fields
-
-
-def packed_add(stream: str, members: Mapping[str, Any], stamp: Stamp) -> PackedCommand | None:
-    """Return the XADD of an entry of texts in ASCII, whose fields are those of `encode_fields`.
-
-    What goes before, between and behind the values follows from the names, which are the same in most entries
-    of a client. None if `encode_fields` has more to look at.
-    """
-    values = members.values()
-    try:
-        is_ascii = "".join((stream, *members, *values)).isascii()
-    except TypeError:
-        # Not a text.
-        return None
-    if not is_ascii or type(members) is not dict or len("".join(members)) > _MAX_REMEMBERED:
-        return None
-    if stamp.correlation_id is not None:
-        # Of each call another: nothing to remember.
-        return None
-    command = _packed_around(tuple(members), stamp)
-    if command is None:
-        return None
-    sized = chain.from_iterable(zip(map(len, values), values))  # noqa: B905 - of one dict
-    return PackedCommand("XADD", (command % (len(stream), stream, *sized)).encode())
-
-
-@lru_cache(maxsize=256)
-def _packed_around(names: tuple[str, ...], stamp: Stamp) -> str | None:
-    """Return the XADD of an entry with these names, for `%` with the sizes and the texts of what varies."""
-    if any(name.startswith(PREFIX_TEXT) for name in names):
-        return None
-    own = list(chain.from_iterable({_VERSION: _FORMAT, **_stamped(stamp)}.items()))
-    words = ["XADD", None, "*", *chain.from_iterable((name, None) for name in names), *own]
-    packed = (
-        "$%d\r\n%s\r\n" if word is None else f"${len(word.encode())}\r\n{word}\r\n".replace("%", "%%")
-        for word in words
-    )
-    return f"*{len(words)}\r\n{''.join(packed)}"
 
 
 @lru_cache(maxsize=1)
@@ -381,7 +342,7 @@ def _read_reserved(fields: Fields) -> tuple[frozenset[str], Stamp] | None:
 def _read(fields: Fields) -> tuple[frozenset[str], Stamp] | None:
     # Of a field that occurs twice the first counts.
     reserved = {name.decode("utf-8", "replace"): value for name, value in reversed(fields)}
-    if reserved.get(_VERSION) != _FORMAT.encode():
+    if reserved.get(VERSION) != FORMAT.encode():
         return None
     stamp = Stamp(
         **{name: _text(reserved.get(field), _MAX_STAMP_BYTES[name]) for name, field in _STAMPED.items()}

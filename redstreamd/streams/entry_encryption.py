@@ -53,6 +53,7 @@ class Encryption:
 
     Attributes:
         rule_for: Returns how entries are written to a stream; None for as they are.
+        encrypts: Whether there is a stream for which it returns anything else.
         opens: Whether there are keys, and so anything that can be opened.
     """
 
@@ -78,6 +79,7 @@ class Encryption:
         self._series: sealing.Series | None = None
         self._ciphers: dict[tuple[str, str], AESGCM] = {}
         self.rule_for: Callable[[str], EncryptionRule | None] = rules.rule_for
+        self.encrypts = rules.encrypts
         self.opens = len(ring) > 0
 
     def has_key(self, key_id: str) -> bool:

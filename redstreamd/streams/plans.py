@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 import trio
@@ -82,13 +82,13 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
     role: Role = Role.COMMAND
     reword: Callable[[BusError], BusError] | None = None
     rest: Rest | None = None
-    conversions: list[Callable[[Any], Any]] = []  # msgspec copies it
+    conversions: tuple[Callable[[Any], Any], ...] = ()
     reworded_at: int = 0
 
     def then(self, convert: Callable[[ResultT], OtherT]) -> Plan[OtherT]:
         """Convert the result, and return the plan."""
-        self.conversions.append(convert)
-        return cast("Plan[OtherT]", self)
+        self.conversions += (convert,)
+        return self  # type: ignore[return-value]
 
     def with_rest(self, rest: Rest) -> Plan[ResultT]:
         """Await by ``rest`` what is left where the call is not done with the reply, and return the plan."""
@@ -120,7 +120,7 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
             if done and not isinstance(error, UnexpectedReply):
                 raise
             raise unexpected_reply(error, outcome_known=self.retry_safe) from error
-        return cast("ResultT", result)
+        return result  # type: ignore[no-any-return]
 
     def refuse(self, error: BusError) -> BusError:
         """Return the error that the caller gets of one that the transport raised.

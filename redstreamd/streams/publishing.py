@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -12,7 +12,6 @@ from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.delivery import Write
 from redstreamd.settings import QuarantineSettings
 from redstreamd.streams import entry_codec
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
@@ -24,6 +23,7 @@ from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_counts import GroupCounts, one_of_too_many
 from redstreamd.streams.idempotency import IdempotencyRecords, shared_record
 from redstreamd.streams.names import Kind, companion_key, quarantine_of
+from redstreamd.streams.packed_entries import packed_add
 from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.scripts import NamedScript, load
 
@@ -100,6 +100,8 @@ class Publisher:
         )
         #: Entries added through this process so far.
         self.added = 0
+        # Made once, not for each call.
+        self._read_one: Final = self._added_one
 
     def reconfigure(
         self, *, idempotency_window_seconds: float, max_groups: int, quarantine: QuarantineSettings
@@ -203,14 +205,7 @@ class Publisher:
         """
         is_plain = idempotency_key is None and max_length is max_age_seconds is None and not waits
         if len(entries) == 1 and is_plain:
-            rule = self._encryption.rule_for(stream)
-            write: Write | None = None if rule else entry_codec.packed_add(stream, entries[0], stamp)
-            if write is None:
-                fields = entry_codec.encode_fields(entries[0], stamp)
-                if rule is not None:
-                    (fields,) = self._encryption.seal_all(stream, rule, (fields,))
-                write = ("XADD", stream, "*", *chain.from_iterable(fields.items()))
-            return Plan(write, stream, self._added_one)
+            return self._plan_xadd(stream, entries[0], stamp)
         script, operands = self._call(
             stream,
             entry_codec.encode_all(entries, stamp),
@@ -227,6 +222,25 @@ class Publisher:
             lambda reply: self._added(stream, script.read(reply), idempotency_key),
             retry_safe=idempotency_key is not None,
         )
+
+    def plan_one(self, stream: str, members: Mapping[str, Any], sender: str) -> Plan[Added]:
+        """Plan what `plan_add` does with one entry, a stamp of its sender and nothing else.
+
+        Raises:
+            BusError: As `plan_add`.
+        """
+        if not self._encryption.encrypts:
+            write = packed_add(stream, members, sender)
+            if write is not None:
+                return Plan(write, stream, self._read_one)
+        return self._plan_xadd(stream, members, entry_codec.Stamp(sender))
+
+    def _plan_xadd(self, stream: str, members: Mapping[str, Any], stamp: entry_codec.Stamp) -> Plan[Added]:
+        fields = entry_codec.encode_fields(members, stamp)
+        rule = self._encryption.rule_for(stream)
+        if rule is not None:
+            (fields,) = self._encryption.seal_all(stream, rule, (fields,))
+        return Plan(("XADD", stream, "*", *chain.from_iterable(fields.items())), stream, self._read_one)
 
     def _call(
         self,

@@ -92,24 +92,35 @@ class StreamAdded:
 
 
 def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | None:
-    names = call.bus.names
-    if (
-        args.durability != "memory"
-        or args.stream not in names.plain
-        or (args.reply_to is not None and args.reply_to not in names.plain)
-    ):
+    bus, stream, reply_to = call.bus, args.stream, args.reply_to
+    plain = bus.names.plain
+    if args.durability != "memory" or stream not in plain or (reply_to is not None and reply_to not in plain):
         return None
-    plan = call.bus.publisher.plan_add(
-        args.stream,
+    waits = call.quarantines(stream)
+    if (
+        len(args.entries) == 1
+        and not waits
+        and args.idempotency_key is None
+        and args.correlation_id is reply_to is None
+        and args.max_length is args.max_age_seconds is None
+    ):
+        return bus.publisher.plan_one(stream, args.entries[0], call.principal.name).then(_one_added)
+    plan = bus.publisher.plan_add(
+        stream,
         args.entries,
-        Stamp(sender=call.principal.name, correlation_id=args.correlation_id, reply_to=args.reply_to),
+        Stamp(sender=call.principal.name, correlation_id=args.correlation_id, reply_to=reply_to),
         idempotency_key=args.idempotency_key,
         owner=call.principal,
         max_length=args.max_length,
         max_age_seconds=args.max_age_seconds,
-        waits=call.quarantines(args.stream),
+        waits=waits,
     )
     return plan.then(partial(_answer, call, args))
+
+
+def _one_added(added: Added) -> StreamAdded:
+    """Return the answer for an entry that was added with nothing asked for but that."""
+    return StreamAdded(added.ids)
 
 
 @tool(

@@ -172,6 +172,7 @@ class TwoServers(Standalone):
 
     def __init__(self, left: Target, right: Target) -> None:
         super().__init__(Deployment(left))
+        self.only_node = None
         self._right = self._new_node(right)
         #: The keys by which servers were chosen.
         self.keys: list[str | bytes | None] = []
