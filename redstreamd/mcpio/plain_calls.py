@@ -25,16 +25,14 @@ _ABSENT: Final = msgspec.Raw()
 
 
 class PlainCall(msgspec.Struct, frozen=True, gc=False):
-    """A call of a tool.
+    """A call of a tool; no name is repeated in it, outside of its arguments.
 
     Attributes:
         era: Of the request: modern if it has an envelope.
         id: The request's id, as the client wrote it.
         tool: The tool's name, as the client wrote it.
         arguments: The JSON text of its arguments, not yet checked; empty if absent. It has no escaped
-            characters but the short ones, and no character that I-JSON excludes.
-        colons: How many colons the arguments have, if no name is repeated in the rest of the message; else
-            more than they have.
+            characters but the short ones, and no character that I-JSON excludes. A long text is not copied.
         progress_token: From the client, if it wants progress notifications.
         decoded: The arguments, if they were decoded before the call is served.
     """
@@ -42,8 +40,7 @@ class PlainCall(msgspec.Struct, frozen=True, gc=False):
     era: Era
     id: RequestId
     tool: str
-    arguments: msgspec.Raw
-    colons: int
+    arguments: bytes | msgspec.Raw
     progress_token: RequestId | None
     decoded: Any = None
 
@@ -55,34 +52,46 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         line: A line without its newline.
         limits: `max_nesting` and `max_values` are applied here.
     """
-    # Almost every line passes by the first half of each condition.
-    if (_BACKSLASH in line or not line.isascii()) and not text_is_plain(line):
-        return None
     size = len(line)
-    every = line.count(b":") if size < LONG else count(line, b":")
-    # An object that holds another has a colon, so this is at least the depth; a short line has few of either.
-    deepest = every + 1 + (line.count(b"[") if size < LONG else count(line, b"["))
-    if (deepest > limits.max_nesting or 3 * size > limits.max_values) and structure_error(line, limits):
+    has_no_escapes = _BACKSLASH not in line and line.isascii()
+    if not has_no_escapes and not text_is_plain(line):
+        return None
+    if 3 * size > limits.max_values and structure_error(line, limits):
         return None
     try:
         message = _decode(line)
         params = message.params
-        request_id, name, arguments, meta = message.id, params.name, params.arguments, params.meta
-        # Each member has one colon, and every other is in a text; a tool's name has none. What is left for
-        # the arguments is too much for them if a name is repeated here or there.
-        colons = every - _MEMBERS
-        if arguments is not _ABSENT:
-            colons -= 1
-        if type(request_id) is str:
-            colons -= request_id.count(":")
+        request_id, name, raw, meta = message.id, params.name, params.arguments, params.meta
+        arguments: bytes | msgspec.Raw
+        if size < LONG:
+            arguments = bytes(raw)
+            length = len(arguments)
+        else:
+            arguments, length = raw, memoryview(raw).nbytes
+        # Each level takes two bytes at least. An object that holds another has a colon.
+        if (
+            length > 2 * limits.max_nesting - _NESTING_AROUND
+            and count(line, b":") + 1 + count(line, b"[") > limits.max_nesting
+            and structure_error(line, limits)
+        ):
+            return None
+        least = _LEAST + len(name) + len(_encode(request_id))
+        if raw is not _ABSENT:
+            least += _ARGUMENTS + length
         if meta is _ABSENT:
-            return PlainCall(Era.HANDSHAKE, request_id, name, arguments, colons, None)
-        text = bytes(meta)
-        # A longer one is not remembered.
-        era, token, own = (_envelope if len(text) <= _LONGEST_ENVELOPE else _envelope.__wrapped__)(text)
-    except (msgspec.MsgspecError, ValueError):
+            era: Era = Era.HANDSHAKE
+            token: RequestId | None = None
+        else:
+            text = bytes(meta)
+            least += _META + len(text)
+            # A longer one is not remembered.
+            era, token = (_envelope if len(text) <= _LONGEST_ENVELOPE else _envelope.__wrapped__)(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
-    return PlainCall(era, request_id, name, arguments, colons - 1 - own, token)
+    # Nobody writes these members in fewer bytes. A line that has no more repeats none of them.
+    if (size != least or not has_no_escapes) and not _names_are_distinct(line, message):
+        return None
+    return PlainCall(era, request_id, name, arguments, token)
 
 
 def is_plain_envelope(meta: Any) -> bool:
@@ -152,14 +161,31 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decode: Final = msgspec.json.Decoder(_Message).decode
+_encode: Final = msgspec.json.Encoder().encode
 _BACKSLASH: Final = ord("\\")
-#: Those that every call has: jsonrpc, id, method, params, name.
+#: The fewest bytes that a call takes without its id, its tool's name, its arguments and its `_meta`; and what
+#: comes before each of the last two.
+_LEAST: Final = len(b'{"jsonrpc":"2.0","id":,"method":"tools/call","params":{"name":""}}')
+_ARGUMENTS: Final = len(b',"arguments":')
+_META: Final = len(b',"_meta":')
+#: The message and its parameters are two levels of two bytes each; an envelope is not deeper than eight.
+_NESTING_AROUND: Final = 16
+#: Members that every call has: jsonrpc, id, method, params, name.
 _MEMBERS: Final = 5
 
 
+def _names_are_distinct(line: bytes, message: _Message) -> bool:
+    """Return whether no member of a call is named twice, outside of its arguments and its `_meta`."""
+    # Each member has one colon, and every other is in a text; a tool's name has none.
+    params = message.params
+    within = [each for each in (params.arguments, params.meta) if each is not _ABSENT]
+    members = _MEMBERS + len(within) + (message.id.count(":") if type(message.id) is str else 0)
+    return count(line, b":") == members + sum(count(bytes(each), b":") for each in within)
+
+
 @functools.lru_cache(_ENVELOPES)
-def _envelope(text: bytes) -> tuple[Era, RequestId | None, int]:
-    """Return the era, the progress token and the number of colons of the `_meta` of a request.
+def _envelope(text: bytes) -> tuple[Era, RequestId | None]:
+    """Return the era and the progress token of the `_meta` of a request.
 
     Raises:
         msgspec.MsgspecError: It has members that are not understood here.
@@ -173,4 +199,4 @@ def _envelope(text: bytes) -> tuple[Era, RequestId | None, int]:
     if not names_are_distinct(text, meta):
         raise ValueError("a member is named twice")
     token = None if meta.progress_token is UNSET else meta.progress_token
-    return (Era.MODERN if is_modern else Era.HANDSHAKE), token, text.count(b":")
+    return (Era.MODERN if is_modern else Era.HANDSHAKE), token

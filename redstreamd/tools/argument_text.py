@@ -15,16 +15,17 @@ import attrs
 import msgspec
 from msgspec import UNSET, Meta
 
-from redstreamd.strict_json import MAX_INTEGER
-from redstreamd.strict_json import colons as colons_in
+from redstreamd.strict_json import MAX_INTEGER, names_are_distinct
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class ArgumentDecoder:
     """Decodes the arguments of one tool; compiled once.
 
-    Each member of a plain text has one colon, and every other is in a string. A decoder that keeps the last
-    of two members of the same name loses the colon of the other. So no name is repeated if what was decoded,
-    encoded again, has as many colons as the text.
+    A decoder keeps the last of two members of the same name. So no name is repeated if what was decoded,
+    encoded again, is the text. It need not be, if the text has spaces or another order: but each member of a
+    plain text has one colon, and every other is in a string, so no name is repeated if both have as many.
     """
 
     def __init__(self, arguments: type[attrs.AttrsInstance]) -> None:
@@ -58,21 +59,21 @@ class ArgumentDecoder:
         self._exact: Final = _decoder(msgspec.defstruct(name, exact, **options))
         self._defaults: Final = tuple(defaults)
 
-    def __call__(self, text: bytes | msgspec.Raw, colons: int) -> Any:
+    def __call__(self, text: bytes | msgspec.Raw) -> Any:
         """Return a value with the attributes of the argument class, or None if the text is not plain.
 
         Args:
-            text: JSON for which `strict_json.text_is_plain` is true.
-            colons: How many colons it has.
+            text: JSON for which `strict_json.text_is_plain` is true. What is no ``bytes`` is long, and its
+                characters are not looked at one by one.
         """
         try:
             given = self._usual(text)
-            if colons_in(given, text) == colons:
+            if (type(text) is bytes and _encode(given) == text) or names_are_distinct(text, given):
                 return given
             given = self._exact(text)
         except (msgspec.MsgspecError, ValueError):
             return None
-        if colons_in(given, text) != colons:
+        if not names_are_distinct(text, given):
             return None
         for name, default in self._defaults:
             if getattr(given, name) is UNSET:

@@ -548,7 +548,7 @@ class _Lenient(_Rewriting):
         except ValueError:
             return super().__call__(exchange, call)
         changed = json.dumps(self.changed(arguments)).encode()
-        plain = msgspec.structs.replace(call, arguments=msgspec.Raw(changed), colons=changed.count(b":"))
+        plain = msgspec.structs.replace(call, arguments=changed)
         return super().__call__(exchange, plain)
 
     def changed(self, arguments: Any) -> Any:

@@ -64,7 +64,7 @@ def test_what_is_decoded_from_text_is_what_the_structurer_makes_of_it(name: str,
     text = write(arguments, chance.choice(["", " "])).encode("utf-8", "surrogatepass")
     if not strict_json.text_is_plain(text):
         return
-    given_ = DECODERS[name](text, text.count(b":"))
+    given_ = DECODERS[name](text)
     if given_ is None:
         return
     # Whatever is accepted is accepted there, too, with the same values of the same types.
@@ -79,7 +79,7 @@ def test_usual_arguments_are_decoded_from_text(name: str, chance: Random) -> Non
     tool = REGISTRY.get(name)
     arguments = usual(tool, chance)
     text = write(tree(arguments)).encode()
-    decoded = DECODERS[name](text, text.count(b":"))
+    decoded = DECODERS[name](text)
     assert decoded is not None
     assert as_arguments(tool.arguments, decoded) == STRUCTURERS[name](arguments)
 
@@ -92,10 +92,7 @@ def test_no_value_in_any_place_is_decoded_otherwise(value: Any) -> None:
             arguments[-1] = argument, value
             arguments = type(arguments)(dict(arguments).items())
             text = write(arguments).encode("utf-8", "surrogatepass")
-            if (
-                strict_json.text_is_plain(text)
-                and (found := DECODERS[tool.name](text, text.count(b":"))) is not None
-            ):
+            if strict_json.text_is_plain(text) and (found := DECODERS[tool.name](text)) is not None:
                 structured = STRUCTURERS[tool.name](strict_json.decode(text.decode()))
                 assert repr(as_arguments(tool.arguments, found)) == repr(structured), text
 
