@@ -168,14 +168,14 @@ def encode_all(entries: Sequence[Mapping[str, Any]], stamp: Stamp) -> list[dict[
     Raises:
         BusError: As `encode`.
     """
-    if _hold_texts_only(entries):
+    if hold_texts_only(entries):
         # Stored as they are.
-        end = {VERSION: FORMAT, **_stamped(stamp)}
+        end = {VERSION: FORMAT, **stamped(stamp)}
         return [entry | end for entry in entries]  # type: ignore[operator]
     return [encode_fields(entry, stamp) for entry in entries]
 
 
-def _hold_texts_only(entries: Sequence[Mapping[str, Any]]) -> bool:
+def hold_texts_only(entries: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether all members are texts that need no closer look; all loops run in C."""
     if set(map(type, entries)) != {dict} or max(map(len, entries)) > MAX_MEMBERS:
         return False
@@ -224,12 +224,12 @@ def encode_fields(members: Mapping[str, Any], stamp: Stamp) -> dict[str, str]:
     fields[VERSION] = FORMAT
     if as_json:
         fields[JSON_NAMES] = msgspec.json.encode(as_json).decode()
-    fields.update(_stamped(stamp))
+    fields.update(stamped(stamp))
     return fields
 
 
 @lru_cache(maxsize=1)
-def _stamped(stamp: Stamp) -> dict[str, str]:
+def stamped(stamp: Stamp) -> dict[str, str]:
     """Return the reserved fields of a stamp, in order; not to be changed."""
     given = {field: getattr(stamp, name) for name, field in _STAMPED.items()}
     return {field: text for field, text in given.items() if text is not None}

@@ -1,13 +1,14 @@
-"""The XADD of one usual entry in the protocol's own form, with the fields of `entry_codec.encode_fields`.
+"""Entries as Redis gets them, with the fields of `entry_codec`: one as an XADD, many for a script.
 
-An entry is usual if its values are texts in ASCII and integers. The same names, sizes, streams and senders
-recur: their parts of the command are remembered, and an entry is put together in one pass. hiredis, which
-looks at each word anew, takes more than twice as long.
+One is packed in the protocol's own form if its values are texts in ASCII and integers. The same names, sizes,
+streams and senders recur: their parts of the command are remembered, and an entry is put together in one
+pass. hiredis, which looks at each word anew, takes more than twice as long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -21,6 +22,10 @@ from redstreamd.streams.entry_codec import (
     PREFIX_TEXT,
     SENDER,
     VERSION,
+    Stamp,
+    encode_fields,
+    hold_texts_only,
+    stamped,
 )
 from redstreamd.strict_json import MAX_INTEGER
 
@@ -35,19 +40,22 @@ def packed_add(stream: str, members: Mapping[str, Any], sender: str) -> PackedCo
     """Return the XADD of an entry whose stamp is its sender; None if the entry is not usual."""
     words = ["", _OPENING[stream]]
     as_json = []
+    add = words.append
     for name, value in members.items():
         if type(value) is not str:
             if type(value) is not int or not -MAX_INTEGER <= value <= MAX_INTEGER:
                 return None
             as_json.append(name)
             value = str(value)
-        words += _NAME[name], _SIZE[len(value)], value
-    words.append(_VERSIONED)
+        add(_NAME[name])
+        add(_SIZE[len(value)])
+        add(value)
+    add(_VERSIONED)
     pairs = len(members)
     if as_json:
         pairs += 1
         words += _JSON_NAMES, _word(msgspec.json.encode(as_json).decode())
-    words.append(_CLOSING[sender])
+    add(_CLOSING[sender])
     # XADD, the stream and the asterisk, the version and the sender with their values.
     words[0] = f"*{7 + 2 * pairs}"
     command = "".join(words)
@@ -55,6 +63,24 @@ def packed_add(stream: str, members: Mapping[str, Any], sender: str) -> PackedCo
     if len(members) > MAX_MEMBERS or not command.isascii():
         return None
     return PackedCommand("XADD", command.encode())
+
+
+def pack_all(entries: Sequence[Mapping[str, Any]], stamp: Stamp) -> tuple[bytes, int]:
+    """Return entries for ``packed_entries.lua``, and how many fields follow on each of the maps.
+
+    Raises:
+        BusError: As `entry_codec.encode`.
+    """
+    if not hold_texts_only(entries):
+        return _pack([encode_fields(entry, stamp) for entry in entries]), 0
+    # Stored as they are.
+    own = {VERSION: FORMAT, **stamped(stamp)}
+    end = b"".join(map(_pack, chain.from_iterable(own.items())))
+    head = b"\xdc" + len(entries).to_bytes(2, "big")
+    return b"".join((head, end.join(map(_pack, entries)), end)), len(own)
+
+
+_pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class _Remembered(dict[KeyT, str], Generic[KeyT]):

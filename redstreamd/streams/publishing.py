@@ -23,7 +23,7 @@ from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_counts import GroupCounts, one_of_too_many
 from redstreamd.streams.idempotency import IdempotencyRecords, shared_record
 from redstreamd.streams.names import Kind, companion_key, quarantine_of
-from redstreamd.streams.packed_entries import packed_add
+from redstreamd.streams.packed_entries import pack_all, packed_add
 from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.scripts import NamedScript, load
 
@@ -164,7 +164,8 @@ class Publisher:
             return await run_plan(self._redis, plan)
         script, operands = self._call(
             stream,
-            entry_codec.encode_all(entries, stamp),
+            entries,
+            stamp,
             idempotency_key,
             owner,
             key_space,
@@ -208,7 +209,8 @@ class Publisher:
             return self._plan_xadd(stream, entries[0], stamp)
         script, operands = self._call(
             stream,
-            entry_codec.encode_all(entries, stamp),
+            entries,
+            stamp,
             idempotency_key,
             owner,
             key_space,
@@ -245,7 +247,8 @@ class Publisher:
     def _call(
         self,
         stream: str,
-        encoded: Sequence[Mapping[str, str]],
+        entries: Sequence[Mapping[str, Any]],
+        stamp: entry_codec.Stamp,
         idempotency_key: str | None,
         owner: Principal | None,
         key_space: str | None,
@@ -256,7 +259,13 @@ class Publisher:
     ) -> tuple[NamedScript, dict[str, Any]]:
         """Return the script that adds entries, and its operands."""
         rule = self._encryption.rule_for(stream)
-        stored = encoded if rule is None else self._encryption.seal_all(stream, rule, encoded)
+        encoded: list[dict[str, str]] = []
+        if rule is None and idempotency_key is None:
+            packed, more = pack_all(entries, stamp)
+        else:
+            encoded, more = entry_codec.encode_all(entries, stamp), 0
+            stored = encoded if rule is None else self._encryption.seal_all(stream, rule, encoded)
+            packed = msgspec.msgpack.encode(stored)
         record = self._records.operands(
             stream, idempotency_key, owner, key_space, encoded, is_secret=rule is not None
         )
@@ -264,9 +273,11 @@ class Publisher:
             "stream": stream,
             **record,
             "keep_ms": self._window_ms,
-            "entries": msgspec.msgpack.encode(stored),
+            "entries": packed,
+            "more": more,
             "only_known": False,
-            **call_record(self._redis, stream),
+            # Without a key it is not sent again.
+            **call_record(self._redis, stream, keep=idempotency_key is not None),
         }
         if waits:
             if max_length is not None or max_age_seconds is not None:
@@ -319,8 +330,7 @@ class Publisher:
         key_space: str | None,
     ) -> bool:
         """Return whether `add` was called with all of this before; adds nothing."""
-        encoded = entry_codec.encode_all(entries, stamp)
-        _, operands = self._call(stream, encoded, idempotency_key, owner, key_space)
+        _, operands = self._call(stream, entries, stamp, idempotency_key, owner, key_space)
         async with explain_errors(self._redis, stream):
             reply = await _ADD.run(self._redis, retry_safe=True, **operands | {"only_known": True})
         return reply.outcome in (0, 1, 3, 4)

@@ -1,6 +1,8 @@
 -- Entries in MessagePack: an array of maps of their names and values, which are in their order there.
 --
--- ARGV entries
+-- ARGV entries more:int
+--
+-- more  how many names and values follow on each map, without a head of their own
 
 -- Returns the length of the array or map at an offset in `entries`, and the offset of its first part.
 local function open_packed(at)
@@ -21,7 +23,7 @@ local function add_all(add)
   for _ = 1, entry_count do
     local members, first = open_packed(entries_at)
     -- Unpacked to arguments and not to a table, which would lose their order, and costs more.
-    add_one(cmsgpack.unpack_limit(entries, 2 * members, first))
+    add_one(cmsgpack.unpack_limit(entries, 2 * (members + more), first))
   end
   return ids
 end
