@@ -27,6 +27,7 @@ from tests.bench import accounting, goals, install, peers, plots, report, rows, 
 from tests.bench.daemons import Daemons
 from tests.bench.page import of_run
 from tests.bench.rows import Bench, Cell, Sample
+from tests.bench.sharing import Sharing
 from tests.bench.waits import Waits
 from tests.support.daemon import running_daemon
 from tests.support.servers import start_redis
@@ -62,6 +63,7 @@ def everything(seconds: float, *, full: bool) -> Iterator[tuple[list[Cell], dict
             ),
             *Waits(server, daemon, crowd).cells(),
             *Daemons(server, seconds, crowd).cells(),
+            *Sharing(server).cells(),
         ]
         info = server.command("INFO", "server").decode()
         node = subprocess.run([install.NODE, "--version"], capture_output=True, text=True, check=True).stdout

@@ -6,6 +6,8 @@ import os
 import platform
 import re
 import statistics
+import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -95,6 +97,15 @@ def machine() -> dict[str, str]:
     return {
         "processor": f"{os.cpu_count()} cores of {model[0] if model else platform.machine()}",
         "system": f"{system}, Linux {platform.release().split('-')[0]}",
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()} ({_interpreter()})",
         "load": " ".join(f"{each:.2f}" for each in os.getloadavg()),
     }
+
+
+def _interpreter() -> str:
+    """Name the interpreter and say how it was built: that makes a fifth of a difference."""
+    optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    own = Path(sys.executable).resolve()
+    # Others lie in places that say nothing to a reader.
+    which = str(own) if own.parent == Path("/usr/bin") else "not the system's"
+    return f"{which}, built {'with' if optimised else 'without'} optimisation"

@@ -79,9 +79,24 @@ def _alone(table: str, row: str, figure: str) -> tuple[Place, ...]:
     return ((table, row, "", figure),)
 
 
+def _waking(what: str, target: float | None, row: str, figure: str) -> Goal:
+    return Goal(what, target, _alone("waits", row, figure), unit="ms", lower=True)
+
+
+def _polite(quantile: str, target: float, figure: str) -> Goal:
+    what = f"a polite client beside 50 greedy ones, {quantile}"
+    beside = ("polite", "alone", "", figure)
+    return Goal(what, target, _alone("polite", _GREEDY, figure), beside, "alone", unit="ms", lower=True)
+
+
 _PIPELINED: Place = ("add", "redis-benchmark XADD -P16", "1", "rate")
 _ONE_CLIENT = "redis-benchmark -P16, one client"
 _EIGHT = "8 clients of 8"
+_ONE_STREAM = "1,000 waiters on one stream"
+_MANY_STREAMS = "1,000 waiters on 100 streams"
+_SUBSCRIBERS = "resource updates, 1,000 subscribers"
+_EIGHT_DEMANDS = "8 clients with 8 to 2,560 in flight"
+_GREEDY = "beside 50 greedy clients"
 
 GOALS = (
     _adding("64", 2.0, ORIGINAL, "stream_add, 64 in flight"),
@@ -161,13 +176,56 @@ GOALS = (
         unit="KiB",
         lower=True,
     ),
+    Goal("a blocked wait", 16, _alone("memory", "redstreamd", "wait_kib"), unit="KiB", lower=True),
+    _waking("1,000 waiters on one stream: the daemon's time for an entry", 40, _ONE_STREAM, "server_ms"),
+    # The rest of that time are their next waits.
+    _waking("the same, until all are told", None, _ONE_STREAM, "told_ms"),
+    _waking("1,000 waiters on one stream: the last is told", 60, _ONE_STREAM, "last_ms"),
+    _waking("1,000 waiters on 100 streams, p50", 1, _MANY_STREAMS, "p50_ms"),
+    _waking("1,000 waiters on 100 streams, p99", 5, _MANY_STREAMS, "p99_ms"),
+    _waking("1,000 subscribers: the last is told", 25, _SUBSCRIBERS, "last_ms"),
+    Goal("1,000 subscribers: notifications", 40_000, _alone("waits", _SUBSCRIBERS, "rate"), unit="/s"),
+    *(
+        Goal(
+            f"pauses of the collector, {what}",
+            5,
+            _alone("collector", what, "longest_ms"),
+            unit="ms",
+            lower=True,
+        )
+        for what in (
+            "1,000 waits at 100 streams, each woken once",
+            "1,000 waits at one stream, woken 3 times",
+        )
+    ),
     Goal(
-        "a polite client beside 50 greedy ones, p99",
-        None,
-        _alone("polite", "beside 50 greedy clients", "p99_ms"),
-        ("polite", "alone", "", "p99_ms"),
-        "alone",
+        "a page of stream_list after the first, 100,000 streams",
+        5,
+        (("streams", "stream_list, page of 50", "100,000", "next_ms"),),
         unit="ms",
+        lower=True,
+    ),
+    Goal(
+        "one greedy client with admission, of without",
+        95,
+        _alone("sharing", "one client, adds, 256 in flight", "percent"),
+        unit="%",
+    ),
+    Goal("8 clients together, of one alone", 90, _alone("sharing", _EIGHT_DEMANDS, "percent"), unit="%"),
+    Goal(
+        "8 clients with different demands: the furthest from an equal share",
+        20,
+        _alone("sharing", _EIGHT_DEMANDS, "deviation_percent"),
+        unit="%",
+        lower=True,
+    ),
+    _polite("p50", 5, "p50_ms"),
+    _polite("p99", 25, "p99_ms"),
+    Goal(
+        "the daemon's memory beside 50 greedy clients",
+        512,
+        _alone("polite", _GREEDY, "mib"),
+        unit="MiB",
         lower=True,
     ),
 )

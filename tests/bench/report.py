@@ -137,7 +137,8 @@ Redis, in µs."""
 _WAKING = """\
 ### Waking
 
-Time from XADD to the answer at each client that waits, and CPU time of an added entry. The last column tells
+Time from XADD to the answer at each client that waits, and to the last of those that wait for the same
+entry; CPU time of an added entry, until all are told and with the next wait of each. The last column tells
 how many updates arrive per second while one entry is announced to all subscribers."""
 _SCALES = """\
 ### Cost by size and number
@@ -164,9 +165,19 @@ _POLITE = """\
 A client that makes a call each 10 ms, alone and beside 50 clients that each keep 64 calls of 100 entries in
 flight. Calls that were in flight at the end of the window are awaited and counted."""
 
+_SHARING = """\
+### Sharing
+
+One client that asks for all it can get, and eight with 8 to 2,560 calls in flight on 1 to 10 connections. Of
+one: what a second of the daemon's CPU time gives with admission, as a part of what it gives without. Of
+eight: what they get together, as a part of what one gets alone, and how far the furthest is from an equal
+share."""
+
 _WAITS = {
     "p50_ms": "p50, ms",
     "p99_ms": "p99, ms",
+    "last_ms": "last, ms",
+    "told_ms": "daemon until told, ms",
     "server_ms": "daemon, ms",
     "redis_ms": "Redis, ms",
     "rate": "/ s",
@@ -197,6 +208,7 @@ _CALLS = {
     "calls": "calls",
     "failed": "failed",
 }
+_PARTS = {"rate": "calls/s", "percent": "%", "deviation_percent": "furthest from equal, %"}
 
 #: Tables that are drawn, too, by what their columns are.
 SCALES = {
@@ -229,4 +241,5 @@ def tables(run: Run) -> str:
     parts += [_MEMORY, by_figure(run, "memory", "", {"mib": "daemon, MiB"} | _KIB)]
     parts += [_COLLECTOR, by_figure(run, "collector", "", _PAUSES)]
     parts += [_POLITE, by_figure(run, "polite", "", _CALLS | {"mib": "daemon, MiB"})]
+    parts += [_SHARING, by_figure(run, "sharing", "", _PARTS)]
     return "\n\n".join(parts)

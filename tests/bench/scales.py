@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from tests.bench.accounting import cpu_seconds, quantiles_ms
 from tests.bench.load import template
-from tests.bench.peers import ENTRY, STREAM, Asked
+from tests.bench.peers import ENTRY, STREAM, Asked, line
 from tests.bench.rows import Bench, Cell, Sample, fresh
 from tests.support.servers import Server
 
@@ -47,9 +51,32 @@ def streams(bench: Bench) -> Iterator[Cell]:
             asked = Asked(template("stream_list", {"count": 50}), '"uri":', min(50, count))
             names = [f"bench:orders:{number:06}" for number in range(count)]
             prepare = partial(_plain_entries, bench.server, names)
-            return fresh(bench, lambda: bench.asked(bench.daemon, asked), prepare)
+            return fresh(bench, lambda: bench.asked(bench.daemon, asked) | _following(bench, count), prepare)
 
         yield Cell("streams", "stream_list, page of 50", f"{count:,}", page)
+
+
+def _following(bench: Bench, count: int) -> Sample:
+    """Return what the pages after the first take, a hundred of them at most."""
+    (pid,) = bench.daemon.pids(1)
+    times: list[float] = []
+    with bench.daemon.links(1) as ((inward, outward),), open(inward, "rb", closefd=False) as answers:
+        cursor: dict[str, str] = {}
+        used = cpu_seconds(pid)
+        for number in range(min(101, count // 50)):
+            began = time.perf_counter()
+            arguments = {"count": 50} | cursor
+            os.write(outward, line("tools/call", {"name": "stream_list", "arguments": arguments}, number))
+            found = json.loads(answers.readline())["result"]["structuredContent"]
+            if number:
+                times.append(time.perf_counter() - began)
+            else:
+                used = cpu_seconds(pid)
+            cursor = {"cursor": found["next_cursor"]} if found.get("next_cursor") else {}
+        used = cpu_seconds(pid) - used
+    if not times:
+        return {}
+    return {"next_ms": quantiles_ms(times)["p50_ms"], "next_server_us": used / len(times) * 1e6}
 
 
 def groups(bench: Bench) -> Iterator[Cell]:

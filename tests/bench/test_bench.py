@@ -17,12 +17,13 @@ from typing import cast
 
 import pytest
 
-from tests.bench import accounting, collector, goals, load, peers, plots, rows, steps
+from tests.bench import accounting, collector, goals, load, peers, plots, rows, scales, steps
 from tests.bench.daemons import Daemons
 from tests.bench.goals import Goal
 from tests.bench.load import LoadError, template
 from tests.bench.page import of_run
 from tests.bench.rows import Bench
+from tests.bench.sharing import Sharing
 from tests.bench.waits import Waits
 from tests.support.daemon import Daemon
 from tests.support.servers import Server, missing
@@ -212,9 +213,9 @@ def test_each_goal_is_a_row_and_is_found_in_what_is_measured(redis: Server) -> N
     ours = [peers.redstreamd("", 0, modern=modern) for modern in (False, True)]
     others = [peers.stdio(name, [], ours[0].add, ours[0].read) for name in (peers.ORIGINAL, peers.OFFICIAL)]
     bench = Bench(redis, (ours[0], ours[1]), [*ours, *others], 1, True)
-    cells = [cell for part in (rows.adding, rows.batches, rows.large) for cell in part(bench)]
+    cells = [cell for part in (rows.adding, rows.batches, rows.large, *scales.PARTS) for cell in part(bench)]
     cells += Waits(redis, cast("Daemon", None), 1_000).cells()
-    cells += Daemons(redis, 1, 1_000).cells()
+    cells += [*Daemons(redis, 1, 1_000).cells(), *Sharing(redis).cells()]
     assert {(cell.table, cell.row, cell.column) for cell in cells} >= goals.CELLS
     table = goals.table({"cells": []}).splitlines()
     assert len(table) == 2 + len(goals.GOALS)

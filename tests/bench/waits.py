@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 
 import attrs
 import hiredis
 
-from tests.bench.accounting import Spent, quantiles_ms, wait_quiet
+from tests.bench.accounting import Spent, cpu_seconds, quantiles_ms, wait_quiet
 from tests.bench.peers import ENTRY, ERAS, MODERN, handshake, line
 from tests.bench.rows import Cell, Sample
 from tests.support.daemon import Daemon
@@ -132,9 +133,15 @@ class Waits:
             wait_quiet(self.daemon.process.pid)
             with self._accounted(entries) as sample:
                 times: list[float] = []
+                lasts: list[float] = []
+                told_seconds = 0.0
                 for number in range(entries):
+                    used = cpu_seconds(self.daemon.process.pid)
                     began = add(names[number % streams])
-                    for connection, seconds, answer in crowd.answers(at_each, began):
+                    told = crowd.answers(at_each, began)
+                    told_seconds += cpu_seconds(self.daemon.process.pid) - used
+                    lasts.append(max(seconds for _, seconds, _ in told))
+                    for connection, seconds, answer in told:
                         times.append(seconds)
                         connection.sendall(wait_line(where[connection], _cursor(answer), modern=modern))
                     # They shall sleep before the next entry; with many at one place that takes its time.
@@ -142,7 +149,11 @@ class Waits:
                         wait_quiet(self.daemon.process.pid)
                     else:
                         time.sleep(0.01)
-            return sample | quantiles_ms(times)
+            return (
+                sample
+                | quantiles_ms(times)
+                | {"told_ms": told_seconds / entries * 1e3, "last_ms": statistics.mean(lasts) * 1e3}
+            )
 
     def subscribers(self, count: int, entries: int) -> Sample:
         """Add entries to a stream that all subscribe to."""
@@ -155,17 +166,18 @@ class Waits:
                 connection.sendall(subscribe)
             crowd.answers(count, 0)
             wait_quiet(self.daemon.process.pid)
-            rates = []
             with self._accounted(entries) as sample:
                 times: list[float] = []
+                lasts: list[float] = []
                 for _ in range(entries):
                     told = crowd.answers(count, add(name))
                     if not all(b"notifications/resources/updated" in answer for _, _, answer in told):
                         raise RuntimeError("a subscriber got something else than an update")
                     times += [seconds for _, seconds, _ in told]
-                    rates.append(count / max(seconds for _, seconds, _ in told))
+                    lasts.append(max(seconds for _, seconds, _ in told))
                     time.sleep(0.2)  # a stream's subscribers are told ten times a second at most
-            return sample | quantiles_ms(times) | {"rate": sum(rates) / len(rates)}
+            last = statistics.mean(lasts)
+            return sample | quantiles_ms(times) | {"last_ms": last * 1e3, "rate": count / last}
 
     def plain(self) -> Sample:
         """What Redis itself takes to wake a blocking read."""

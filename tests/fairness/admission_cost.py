@@ -7,32 +7,29 @@ gives with admission, as a share of what it gives without: of all rounds togethe
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from tests.bench.accounting import cpu_seconds
 from tests.bench.peers import ENTRY
 from tests.fairness.field import Field, attacking
 from tests.fairness.rows import Crowd, Row, call
 from tests.support.daemon import running_daemon
-from tests.support.servers import start_redis
+from tests.support.servers import Server, start_redis
 
 ROOT = Path(__file__).parent.parent.parent
 _SECONDS = 1.0
 #: Takes the place of what `admission.turns` says.
 _PASS_THROUGH = """
 
-class _PassThrough:
-    account = None
-    is_shared = False
-    redis_seconds = now = 0.0
-    waiting = ()
-
+class _PassThrough(Turns):
     def work_for(self, account): pass
     def is_over(self): return False
     def let_pass(self, process): return False
@@ -48,7 +45,7 @@ _NONE = _PassThrough()
 
 def turns(): return _NONE
 """
-_CLIENTS = {
+CLIENTS: Final = {
     "adds, 256 in flight": lambda: [
         Crowd([call("stream_add", stream="greedy:orders", entries=[ENTRY], max_length=1_000)], 1, 256)
     ],
@@ -61,45 +58,51 @@ _CLIENTS = {
 }
 
 
-def _counted(field: Field, row: Row) -> tuple[float, float]:
+def counted(field: Field, row: Row) -> tuple[float, float]:
     """Return how many calls were answered, and the daemon's CPU seconds for them."""
     pid = field.daemon.process.pid
     with attacking(field, row) as (attacker,):
         attacker.count()
         used = cpu_seconds(pid)
         time.sleep(_SECONDS)
-        counted, used = attacker.end(), cpu_seconds(pid) - used
-    return counted["answers"], used
+        answers, used = attacker.end()["answers"], cpu_seconds(pid) - used
+    return answers, used
 
 
-def main(rounds: int) -> None:
-    """Measure each client in turn."""
+@contextlib.contextmanager
+def fields(server: Server) -> Iterator[tuple[Field, Field]]:
+    """Run the two daemons, with and without admission."""
     with tempfile.TemporaryDirectory() as without:
         shutil.copytree(ROOT / "redstreamd", Path(without) / "redstreamd")
         with (Path(without) / "redstreamd/admission/turns.py").open("a", encoding="utf-8") as file:
             file.write(_PASS_THROUGH)
         with (
-            start_redis() as server,
             running_daemon(server, PYTHONPATH=str(ROOT)) as with_it,
             running_daemon(server, PYTHONPATH=without) as without_it,
         ):
-            fields = Field(server, with_it), Field(server, without_it)
-            for field in fields:
+            both = Field(server, with_it), Field(server, without_it)
+            for field in both:
                 field.prepare()
-            for does, crowds in _CLIENTS.items():
-                print(f"{does}: {_compared(fields, Row('', does, crowds), rounds)}", flush=True)
+            yield both
 
 
-def _compared(fields: Sequence[Field], row: Row, rounds: int) -> str:
-    for field in fields:
-        _counted(field, row)
+def main(rounds: int) -> None:
+    """Measure each client in turn."""
+    with start_redis() as server, fields(server) as both:
+        for does, crowds in CLIENTS.items():
+            print(f"{does}: {_compared(both, Row('', does, crowds), rounds)}", flush=True)
+
+
+def _compared(both: Sequence[Field], row: Row, rounds: int) -> str:
+    for field in both:
+        counted(field, row)
     seen: list[list[tuple[float, float]]] = [[], []]
     for number in range(rounds):
         # In turn, each as often the first.
         for which in (0, 1) if number % 2 else (1, 0):
-            seen[which].append(_counted(fields[which], row))
-    totals = [[sum(each) for each in zip(*counted, strict=True)] for counted in seen]
-    rates = [[answers / used for answers, used in counted] for counted in seen]
+            seen[which].append(counted(both[which], row))
+    totals = [[sum(each) for each in zip(*of, strict=True)] for of in seen]
+    rates = [[answers / used for answers, used in of] for of in seen]
     shares = [one / other for one, other in zip(*rates, strict=True)]
     together = totals[0][0] / totals[0][1] / (totals[1][0] / totals[1][1])
     each = ", ".join(f"{share:.2f}" for share in shares)

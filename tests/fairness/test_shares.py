@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 
-import attrs
 import pytest
 
-from tests.bench.accounting import cpu_seconds
-from tests.bench.peers import ENTRY
 from tests.conftest import FIGURE
-from tests.fairness.field import Field, attacking
+from tests.fairness.field import Field
 from tests.fairness.figures import Polite, goals
-from tests.fairness.rows import Crowd, Row, call
+from tests.fairness.shares import DEMANDS, SOLO, Shares, client, measure
 from tests.fairness.test_rows import TIMES
 from tests.support.counts import counts
 from tests.support.daemon import running_daemon
 from tests.support.measured import measured
 from tests.support.servers import Server
 
-#: Connections of each client, and calls in flight on each of them.
-DEMANDS = ((1, 8), (1, 16), (1, 32), (1, 64), (1, 256), (4, 64), (10, 32), (10, 256))
-SOLO = ((1, 256),)
 #: What several clients get together, of what one gets alone. The goal is 0.9, and 0.8 are reached on two
 #: cores that nothing else uses: a client alone is served in longer turns, and each call of several waits in a
 #: queue. With two other processes of tests it was 0.6.
@@ -34,49 +27,12 @@ DEVIATION = 0.2
 DEVIATION_BESIDE_TESTS = 0.3
 
 
-@attrs.frozen
-class Shares:
-    """What clients got.
-
-    Attributes:
-        rates: Calls a second of each.
-        per_core: Calls of all in a second of the daemon's CPU time.
-        polite: What the polite client saw beside them; None without one.
-    """
-
-    rates: Sequence[float]
-    per_core: float
-    polite: Polite | None
-
-
 @pytest.fixture
 def field(redis: Server) -> Iterator[Field]:
     with running_daemon(redis) as daemon:
         found = Field(redis, daemon)
         found.prepare()
         yield found
-
-
-def _client(number: int, connections: int, depth: int) -> Row:
-    line = call("stream_add", stream=f"shares:{number}", entries=[ENTRY])
-    return Row(str(number), "adds", lambda: [Crowd([line], connections, depth)])
-
-
-def _measure(field: Field, demands: Sequence[tuple[int, int]], seconds: float, *, polite: bool) -> Shares:
-    pid = field.daemon.process.pid
-    rows = [_client(number, *demand) for number, demand in enumerate(demands)]
-    with attacking(field, *rows) as clients:
-        used = cpu_seconds(pid)
-        for client in clients:
-            client.count()
-        seen = field.alone(seconds) if polite else None
-        if not polite:
-            time.sleep(seconds)
-        used = cpu_seconds(pid) - used
-        counted = [client.end() for client in clients]
-    assert not sum(each["errors"] + each["closed"] for each in counted), counted
-    rates = [each["answers"] / each["seconds"] for each in counted]
-    return Shares(rates, sum(each["answers"] for each in counted) / used, seen)
 
 
 # Where another program takes the cores, also one outside this run, a client with few calls in flight cannot
@@ -87,9 +43,9 @@ def test_eight_clients_with_different_demands_get_equal_shares_and_a_light_one_i
     seconds: int, field: Field, record_property: Callable[[str, object], None]
 ) -> None:
     alone = field.alone(0.5)
-    before = _measure(field, SOLO, 0.5 * seconds, polite=False)
-    found = _measure(field, DEMANDS, seconds, polite=True)
-    after = _measure(field, SOLO, 0.5 * seconds, polite=False)
+    before = measure(field, SOLO, 0.5 * seconds, polite=False)
+    found = measure(field, DEMANDS, seconds, polite=True)
+    after = measure(field, SOLO, 0.5 * seconds, polite=False)
     field.judge()
     assert found.polite is not None
     assert not found.polite.failures(timely=True)
@@ -112,7 +68,7 @@ def _compared(
     sums = max(sum(found.rates) / rate, found.per_core / statistics.mean(each.per_core for each in solo))
     p50, p99 = light.p50(fair=True), light.p99(fair=True)
     goals_p50, goals_p99 = (
-        [TIMES * each for each in found] for found in goals(_client(0, *SOLO[0]), alone, scaled=True)
+        [TIMES * each for each in found] for found in goals(client(0, *SOLO[0]), alone, scaled=True)
     )
     reached = {
         "equal shares": deviation <= (DEVIATION_BESIDE_TESTS if beside_tests else DEVIATION),
