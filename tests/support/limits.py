@@ -11,7 +11,7 @@ import functools
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
@@ -149,14 +149,34 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
     test = _inner(pyfuncitem)
     with _alarm(limit_of(pyfuncitem)) as alarm, pytest.MonkeyPatch.context() as patch:
         if iscoroutinefunction(test):
+            options = _own_run(pyfuncitem)
 
             @functools.wraps(test)
             async def limited(**arguments: Any) -> None:
                 __tracebackhide__ = True
                 await alarm.run(test, **arguments)
 
+            def run(**arguments: Any) -> None:
+                __tracebackhide__ = True
+                trio.run(functools.partial(limited, **arguments), **options or {})
+
+            called = limited if options is None else run
             if test is pyfuncitem.obj:
-                patch.setattr(pyfuncitem, "obj", limited)
+                patch.setattr(pyfuncitem, "obj", called)
             else:
-                patch.setattr(pyfuncitem.obj.hypothesis, "inner_test", limited)
+                patch.setattr(pyfuncitem.obj.hypothesis, "inner_test", called)
         return (yield)
+
+
+def _own_run(item: pytest.Function) -> dict[str, Any] | None:
+    """Return the options for a run of trio of the test's own; None if it shares one with async fixtures.
+
+    For those, anyio's plugin runs trio as a guest, which waits for whatever happens in one more thread: that
+    takes more of the processor's time than the rest of many tests.
+    """
+    fixtures = item._fixtureinfo.name2fixturedefs
+    functions = [fixtures[name][-1].func for name in item.fixturenames if name in fixtures]
+    if any(iscoroutinefunction(each) or isasyncgenfunction(each) for each in functions):
+        return None
+    backend = item.funcargs["anyio_backend"]
+    return {} if isinstance(backend, str) else backend[1]
