@@ -84,21 +84,37 @@ class DirectPath:
             arguments = prepared.decode(call.arguments)
             if arguments is None:
                 return False
-        end = self._ends[call.era]
+        rules, end = toolbox.rules, self._ends[call.era]
+        direct = _DirectCall(
+            rules,
+            prepared.tool,
+            arguments,
+            principal,
+            (),
+            None,
+            began,
+            rules.bus,
+            session.account,
+            no_progress,
+            False,
+            None,
+            self,
+            exchange,
+            end,
+        )
         try:
-            invocation = toolbox.check(prepared, arguments, principal, began, session.account)
+            toolbox.check(prepared, direct)
         except BusError as error:
             exchange.answer_result(failure(error).opened, end)
             return True
-        direct = _DirectCall(self, exchange, invocation, end)
-        if toolbox.rules.admit is None:
-            direct.run()
+        if rules.admit is None:
+            direct.start()
         else:
-            direct.admit(toolbox.rules.admit)
+            direct.start_once_admitted(rules.admit)
         return True
 
 
-class _DirectCall(msgspec.Struct, eq=False):
+class _DirectCall(Invocation[Any], eq=False):
     """One call on the direct path.
 
     Invariant: exactly one of these will end it: the reply to come, a wait, a task, a place in a queue.
@@ -106,29 +122,28 @@ class _DirectCall(msgspec.Struct, eq=False):
     Attributes:
         path: Took it.
         exchange: Its request.
-        invocation: The call.
         tail: What follows on the members of its result.
         plan: The call as one round trip, if it is one.
         request: The command that was sent.
     """
 
-    path: DirectPath
-    exchange: Exchange
-    invocation: Invocation[Any]
-    tail: bytes
+    # Always given; what is inherited has defaults.
+    path: DirectPath = None  # type: ignore[assignment]
+    exchange: Exchange = None  # type: ignore[assignment]
+    tail: bytes = b""
     # Set when there is one, before anything reads it.
     plan: Plan[Any] = None  # type: ignore[assignment]
     request: Request | None = None
 
-    def admit(self, admit: Admit) -> None:
-        """Run the call once it is admitted."""
+    def start_once_admitted(self, admit: Admit) -> None:
+        """Start the call once it is admitted."""
         try:
-            deferral = admit(self.invocation)
+            deferral = admit(self)
         except Exception as error:  # noqa: BLE001 - the boundary: a refusal, or a defect
             self._fail(error)
             return
         if deferral is None:
-            self.run()
+            self.start()
             return
 
         def withdraw() -> None:
@@ -136,16 +151,16 @@ class _DirectCall(msgspec.Struct, eq=False):
             self._end_unsent()
 
         self.exchange.on_cancel = withdraw
-        deferral.on_admitted(self.run)
+        deferral.on_admitted(self.start)
 
-    def run(self) -> None:
+    def start(self) -> None:
         """Send the call's plan, or start a task for a call that is not one round trip."""
-        path, invocation = self.path, self.invocation
-        make = invocation.tool.plan
-        if invocation.tool.wait is not None and self._may_wait and self._wait(invocation.tool.wait):
+        path, tool = self.path, self.tool
+        if tool.wait is not None and self._may_wait and self._wait(tool.wait):
             return
+        make = tool.plan
         try:
-            plan = make(invocation, invocation.arguments) if make is not None and path.uses_plans else None
+            plan = make(self, self.arguments) if make is not None and path.uses_plans else None
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
             self._fail(error)
             return
@@ -167,60 +182,58 @@ class _DirectCall(msgspec.Struct, eq=False):
 
     def _wait(self, make: Callable[[Any, Any], Wait | BeginWait | None]) -> bool:
         """Let the call wait without a task, after a task that begins it, if need be; False if it does not."""
-        invocation = self.invocation
         try:
-            wait = make(invocation, invocation.arguments)
-        except Exception as error:  # noqa: BLE001 - as in `run`
+            wait = make(self, self.arguments)
+        except Exception as error:  # noqa: BLE001 - as in `start`
             self._fail(error)
             return True
         if isinstance(wait, Wait):
-            DirectWait.begin(wait, self.exchange, invocation, self.tail)
+            DirectWait.begin(wait, self.exchange, self, self.tail)
         elif wait is not None:
             self._start_task(partial(self._begin_wait, begin=wait))
         return wait is not None
 
     async def _begin_wait(self, scope: trio.CancelScope, begin: BeginWait) -> None:
-        exchange, invocation = self.exchange, self.invocation
         wait: Wait | None = None
         try:
             with scope:
-                wait = cast("Wait", await invocation.run(no_progress, begin))
-        except Exception as error:  # noqa: BLE001 - as in `run`
+                wait = cast("Wait", await self.run(no_progress, begin))
+        except Exception as error:  # noqa: BLE001 - as in `start`
             self._fail(error)
             return
         except BaseException:
-            invocation.end(CANCELLED)
-            exchange.end()
+            self.end(CANCELLED)
+            self.exchange.end()
             raise
         if wait is None:
             self._end_cancelled()
             return
-        waiting = DirectWait.begin(wait, exchange, invocation, self.tail)
+        waiting = DirectWait.begin(wait, self.exchange, self, self.tail)
         if scope.cancel_called:
             # After the last checkpoint.
             waiting.cancel()
 
     def _on_reply(self, reply: Any) -> None:
-        exchange, plan = self.exchange, self.plan
-        awaited = exchange.is_open and not exchange.is_dropped
+        exchange = self.exchange
         result = go_on = wait = None
         try:
             if not isinstance(reply, Exception):
                 # Also if nobody waits: the domain takes note of what happened.
-                result = success(plan.read(reply))
+                result = success(self.plan.read(reply))
         except UnfinishedError as unfinished:
             go_on, wait = unfinished.go_on, unfinished.wait
         except Exception as error:  # noqa: BLE001 - the boundary, as above
             if exchange.is_open:
                 self._fail(error)
             return
-        if not awaited:
+        if exchange.is_dropped or not exchange.is_open:
             if exchange.is_open:
                 self._end_cancelled()
         elif result is not None:
-            self._answer(result, OK)
+            self.end(OK, result.size)
+            exchange.answer_result(result.opened, self.tail)
         elif wait is not None and self._may_wait:
-            DirectWait.begin(wait, exchange, self.invocation, self.tail)
+            DirectWait.begin(wait, exchange, self, self.tail)
         elif go_on is not None:
             self._start(go_on)
         else:
@@ -238,12 +251,9 @@ class _DirectCall(msgspec.Struct, eq=False):
         self._start(partial(complete_plan, redis, plan, after, deadline))
 
     def _fail(self, error: Exception) -> None:
-        refusal = self.invocation.refusal(error)
-        self._answer(failure(refusal), str(refusal.code))
-
-    def _answer(self, result: Result, outcome: str) -> None:
-        invocation = self.invocation
-        invocation.end(outcome, result.size if invocation.rules.on_ended else 0)
+        refusal = self.refusal(error)
+        result = failure(refusal)
+        self.end(str(refusal.code), result.size)
         self.exchange.answer_result(result.opened, self.tail)
 
     def _cancel(self) -> None:
@@ -258,11 +268,11 @@ class _DirectCall(msgspec.Struct, eq=False):
             self.exchange.on_cancel = self._end_cancelled
 
     def _end_unsent(self) -> None:
-        self.invocation.end(CANCELLED)
+        self.end(CANCELLED)
         self.exchange.answer_not_executed()
 
     def _end_cancelled(self) -> None:
-        self.invocation.end(CANCELLED)
+        self.end(CANCELLED)
         self.exchange.answer_unknown()
 
     def _start(self, go_on: Callable[[], Awaitable[object]] | None) -> None:
@@ -277,7 +287,7 @@ class _DirectCall(msgspec.Struct, eq=False):
         if exchange.is_dropped:
             scope.cancel()
         if not exchange.session.start_soon(partial(task, scope)):
-            self.invocation.end(CANCELLED)
+            self.end(CANCELLED)
             exchange.end()
 
     async def _run_in_task(
@@ -287,7 +297,7 @@ class _DirectCall(msgspec.Struct, eq=False):
         result: Result | None = None
         try:
             with scope:
-                result = await self.invocation.answer(self._progress, go_on=go_on, admitted=True)
+                result = await self.answer(self._progress, go_on=go_on, admitted=True)
         except BaseException:
             exchange.end()
             raise

@@ -356,7 +356,7 @@ class ClientConnection:
                 return
             if lines:
                 must_wait, may_go = len(turn.waiting) > 0, False
-                if (must_wait or turn.is_over()) and turn.let_pass(process):
+                if (must_wait or (clock() >= turn.ends and turn.is_over())) and turn.let_pass(process):
                     # Whoever got little may read one message at once.
                     must_wait, may_go = False, True
                 turn.work_for(account)

@@ -184,8 +184,6 @@ class Session:
         Never blocks. Whatever it refuses (another message or era, a limit, the end of the session) is
         answered by `handle`, which is to be called then.
         """
-        if self._direct_path is None or self.draining.is_set():
-            return False
         return self.take_call(plain_calls.decode(message, self.limits), len(message), sink)
 
     async def take_long(self, message: bytes, sink: Sink) -> bool:
@@ -204,8 +202,8 @@ class Session:
     def take_call(self, call: PlainCall | None, size: int, sink: Sink) -> bool:
         """Serve a decoded message of so many bytes as `take` does; None stands for no plain call."""
         if (
-            self._direct_path is None
-            or call is None
+            call is None
+            or self._direct_path is None
             or self.draining.is_set()
             or (call.era is not self._era and not self._settles(call.era))
         ):

@@ -38,12 +38,14 @@ class Result(msgspec.Struct, frozen=True):
         is_error: Whether the call failed.
         opened: The JSON of the whole result without the closing brace, for what revisions add.
         body: The JSON of the structured content; None if there is none.
+        size: Bytes of the structured content; of the text, if there is none.
         own_text: The text block; None if it is the body's very bytes.
     """
 
     is_error: bool
     opened: bytes
     body: bytes | None
+    size: int
     own_text: str | None = None
 
     @property
@@ -52,11 +54,6 @@ class Result(msgspec.Struct, frozen=True):
         if self.own_text is not None:
             return self.own_text
         return "" if self.body is None else self.body.decode()
-
-    @property
-    def size(self) -> int:
-        """Bytes of the structured content; of the text, if there is none."""
-        return len(self.text.encode()) if self.body is None else len(self.body)
 
     def plain(self) -> dict[str, Any]:
         """Return the result as plain JSON values, for a client that gets values instead of bytes."""
@@ -97,7 +94,7 @@ def success(result: object) -> Result:
     if type(value) is not dict:
         return _text_only(text)
     opened = b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', body, b',"isError":false'))
-    return Result(False, opened, body, own_text)
+    return Result(False, opened, body, len(body), own_text)
 
 
 def failure(error: BusError) -> Result:
@@ -114,11 +111,12 @@ def failure(error: BusError) -> Result:
         members["retry_after_seconds"] = error.retry_after_seconds
     body = _encode(members)
     opened = b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', body, b',"isError":true'))
-    return Result(True, opened, body, text)
+    return Result(True, opened, body, len(body), text)
 
 
 def _text_only(text: str) -> Result:
-    return Result(False, b"".join((_CONTENT, _encode(text), b'}],"isError":false')), None, text)
+    opened = b"".join((_CONTENT, _encode(text), b'}],"isError":false'))
+    return Result(False, opened, None, len(text.encode()), text)
 
 
 def _sentence(text: str) -> str:

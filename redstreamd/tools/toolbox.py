@@ -31,7 +31,6 @@ from redstreamd.tools.invocation import (
     OnEnded,
     Rules,
     as_bus_error,
-    streams_of,
 )
 from redstreamd.tools.offers import Offers
 from redstreamd.tools.results import Result, failure
@@ -220,67 +219,55 @@ class Toolbox(Generic[BusT]):
             BusError: INVALID_ARGUMENT, INVALID_STREAM, INVALID_GROUP, PERMISSION_DENIED, RATE_LIMITED;
                 INTERNAL for a defect.
         """
-        began = time.perf_counter()
+        rules = self.rules
+        call = Invocation(rules, tool, None, principal, (), None, time.perf_counter(), rules.bus, account)
         try:
-            structured = self._compiled.structure[tool.name](arguments)
+            call.arguments = self._compiled.structure[tool.name](arguments)
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
-            self._refuse(tool, principal, (), began, as_bus_error(tool, error), account)
-        return self.check(self.prepared[tool.name], structured, principal, began, account)
+            self._refuse(call, as_bus_error(tool, error))
+        self.check(self.prepared[tool.name], call)
+        return call
 
-    def check(
-        self,
-        prepared: Prepared,
-        structured: Any,
-        principal: Principal,
-        began: float,
-        account: Account | None = None,
-    ) -> Invocation[BusT]:
-        """Check the names and the permissions, and return the call that may be admitted.
+    def check(self, prepared: Prepared, call: Invocation[BusT]) -> None:
+        """Check the names and the permissions that a call needs, and note them; then it may be admitted.
 
         A call that is refused here has ended, and was reported.
 
         Args:
             prepared: The tool.
-            structured: The arguments, as `Prepared.decode` or a `Structurer` returned them.
-            principal: On whose behalf the call is made.
-            began: When the call began, by `time.perf_counter`.
-            account: See `begin`.
+            call: Has the arguments, as `Prepared.decode` or a `Structurer` returned them.
 
         Raises:
             BusError: As `begin`.
         """
-        tool = prepared.tool
-        needs: Sequence[Need] = ()
-        lease: Lease | None = None
+        tool, arguments, principal = call.tool, call.arguments, call.principal
         try:
-            if prepared.named is not None and (named := prepared.named(structured)) is not None:
+            if prepared.named is not None and (named := prepared.named(arguments)) is not None:
                 key = (principal, tool.name, named)
                 known = self._permitted.get(key)
                 if known is None:
                     # Known before they are permitted, for the report of a refusal.
-                    needs = tool.needs(structured, None)
-                    self._permit(key, principal, needs, None)
+                    call.needs = tool.needs(arguments, None)
+                    self._permit(key, principal, call.needs, None)
                 else:
-                    needs = known
+                    call.needs = known
             else:
                 if prepared.lease is not None and self._read_lease is not None:
-                    lease = self._read_lease(getattr(structured, prepared.lease), principal)
-                needs = tool.needs(structured, lease)
-                for need in needs:
+                    call.lease = self._read_lease(getattr(arguments, prepared.lease), principal)
+                call.needs = tool.needs(arguments, call.lease)
+                for need in call.needs:
                     key = (principal, tool.name, need)
                     if key not in self._permitted:
-                        self._permit(key, principal, (need,), lease)
+                        self._permit(key, principal, (need,), call.lease)
             for argument, check in prepared.checks:
-                name = getattr(structured, argument)
+                name = getattr(arguments, argument)
                 if name is not None:
                     check(name)
             # Last: what is not permitted costs nothing, and what is refused takes no place of a call.
             if self.rules.check_rate is not None:
-                self.rules.check_rate(tool.name, principal, began)
+                self.rules.check_rate(tool.name, principal, call.began)
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
-            self._refuse(tool, principal, needs, began, as_bus_error(tool, error), account)
-        rules = self.rules
-        return Invocation(rules, tool, structured, principal, needs, lease, began, rules.bus, account)
+            self._refuse(call, as_bus_error(tool, error))
 
     async def call(
         self,
@@ -328,24 +315,13 @@ class Toolbox(Generic[BusT]):
                 del self._permitted[next(iter(self._permitted))]
             self._permitted[key] = needs
 
-    def _refuse(
-        self,
-        tool: Tool[Any],
-        principal: Principal,
-        needs: Sequence[Need],
-        began: float,
-        error: BusError,
-        account: Account | None,
-    ) -> NoReturn:
+    def _refuse(self, call: Invocation[BusT], error: BusError) -> NoReturn:
         """Report the end of a call that was refused, and raise the error as the caller gets it."""
         if self.hidden is not None:
-            error = error.without(self.hidden[principal])
-        if self.rules.on_ended:
-            size, seconds = failure(error).size, time.perf_counter() - began
-            code = str(error.code)
-            ended = CallEnded(principal, tool.name, streams_of(needs), seconds, code, size, account=account)
-            for tell in self.rules.on_ended:
-                tell(ended)
+            error = error.without(self.hidden[call.principal])
+        # It did nothing to a group, and nothing that is audited as done.
+        call.told = None, None
+        call.end(str(error.code), failure(error).size if self.rules.on_ended else 0)
         try:
             raise error
         finally:
