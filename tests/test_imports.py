@@ -83,7 +83,7 @@ ALLOWED: dict[str, set[str]] = {
         "prompts",
     }
     | {"redisio", "resources", "streamable_http"}
-    | {"protection", "service", "service.embedded", "settings", "startup", "streams", "tools"},
+    | {"protection", "service", "service.embedded", "settings", "startup", "stream_io", "streams", "tools"},
     "cli": {
         "addresses",
         "audit",

@@ -71,6 +71,11 @@ class AccessLog:
         self._summaries_left: float = SUMMARIES_A_SECOND
         self._filled = trio.Event()
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the next call wakes the task that records."""
+        return not self._filled.is_set()
+
     def call_ended(self, ended: CallEnded) -> None:
         """Take note of a call that ended; a part of the call, so nearly nothing is done here."""
         self._recent.append(ended)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from redstreamd.audit.access_log import AccessLog
 from redstreamd.audit.call_audit import DENIED, CallAudit
 from redstreamd.tools.invocation import CallEnded
@@ -22,9 +24,14 @@ class CallLog:
         self.access = access
         self.records_access = records_access
 
-    def call_ended(self, ended: CallEnded) -> None:
-        """Take note of a call that ended; returns at once."""
-        # Nearly all calls are neither, and need no look at the audit.
-        is_recorded = (ended.action is not None or ended.outcome == DENIED) and self.audit.call_ended(ended)
-        if self.records_access and not is_recorded:
-            self.access.call_ended(ended)
+    def calls_ended(self, calls: Iterable[CallEnded]) -> bool:
+        """Take note of calls that ended, and return at once whether a task was woken by that."""
+        records_access = self.records_access
+        woke = records_access and self.access.is_asleep
+        for ended in calls:
+            # Nearly all calls are neither, and need no look at the audit.
+            if (ended.action is not None or ended.outcome == DENIED) and self.audit.call_ended(ended):
+                woke = True
+            elif records_access:
+                self.access.call_ended(ended)
+        return woke

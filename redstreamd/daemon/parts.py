@@ -19,6 +19,7 @@ from redstreamd.audit.call_log import CallLog
 from redstreamd.daemon.call_logging import call_log_of
 from redstreamd.daemon.call_rates import rate_rules
 from redstreamd.daemon.connection_limits import connection_limits
+from redstreamd.daemon.ended_calls import EndedCalls
 from redstreamd.daemon.keys_in_force import KeysInForce
 from redstreamd.daemon.policy_settings import policy_of
 from redstreamd.event_log.event_log import EventLog
@@ -52,7 +53,6 @@ from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Profile
-from redstreamd.tools.invocation import OnEnded
 from redstreamd.tools.toolbox import Toolbox, toolbox_over
 
 
@@ -155,14 +155,15 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
     call_log = call_log_of(settings, resources, log)
     calls = CallCounts()
     daemon_health.include("calls", calls.statistics)
-    listeners: list[OnEnded] = [call_log.call_ended, calls.note]
+    ended = EndedCalls(call_log, calls)
+    resources.callback(ended.tell)
     toolbox = toolbox_over(
         bus,
         REGISTRY,
         profiles,
         policy=policy,
         check_rate=rates.check if rates.limit_anything else None,
-        on_ended=listeners,
+        on_ended=[ended.add],
     )
     ranking = Ranking(bus.redis, bus.lister, count=settings.metrics.max_streams)
     direct_path = DirectPath(toolbox, bus.redis, implementation(__version__))

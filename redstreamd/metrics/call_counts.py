@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import attrs
@@ -64,7 +64,7 @@ class CallFigures:
 
 
 class CallCounts:
-    """The calls so far; one for the daemon. It is told of each call, and costs half a microsecond."""
+    """The calls so far; one for the daemon."""
 
     def __init__(self) -> None:
         """Begin with none."""
@@ -85,16 +85,16 @@ class CallCounts:
         figures = {tool: _figures(calls) for tool, calls in by_tool.items()}
         return CallFigures(dict(sorted(figures.items(), key=lambda each: each[1].calls, reverse=True)))
 
-    def note(self, call: CallEnded) -> None:
-        """Count a call that ended."""
-        key = call.tool, call.outcome
-        calls = self._found.get(key)
-        if calls is None:
-            calls = self._place(key)
-        # As `observe`, which would be a frame for each call.
-        calls.counts[bisect_left(CALL_SECONDS, call.seconds)] += 1
-        calls.total += call.seconds
-        calls.answer_bytes += call.answer_bytes
+    def note(self, ended: Iterable[CallEnded]) -> None:
+        """Count calls that ended; a part of each call."""
+        for call in ended:
+            key = call.tool, call.outcome
+            calls = self._found.get(key) or self._place(key)
+            # As `observe`, which would be a frame for each call.
+            seconds = call.seconds
+            calls.counts[bisect_left(CALL_SECONDS, seconds)] += 1
+            calls.total += seconds
+            calls.answer_bytes += call.answer_bytes
 
     def _place(self, key: tuple[str, str]) -> Calls:
         """Return where calls of a tool with an outcome are counted."""

@@ -45,7 +45,7 @@ OK: Final = "ok"
 CANCELLED: Final = "cancelled"
 
 
-class CallEnded(msgspec.Struct, frozen=True):
+class CallEnded(msgspec.Struct, frozen=True, gc=False):
     """A call ended. The event for quotas, audit and access records, and metrics.
 
     Attributes:
@@ -283,11 +283,11 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         self.progress = no_progress
         listeners = self.rules.on_ended
         if listeners:
+            tool, needs = self.tool, self.needs
             group, action = self._told() if self.told is None else self.told
-            needs = self.needs
             ended = CallEnded(
                 self.principal,
-                self.tool.name,
+                tool.name,
                 # Most calls need one: they are spared a function.
                 (needs[0].stream,) if len(needs) == 1 else streams_of(needs),
                 time.perf_counter() - self.began,
@@ -296,7 +296,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
                 group,
                 action,
                 self.account,
-                self.tool.effects.always,
+                tool.effects.always,
             )
             for tell in listeners:
                 tell(ended)

@@ -75,10 +75,9 @@ async def test_each_call_that_is_no_audit_record_is_a_record(during: Log) -> Non
     calls = CallLog(CallAudit(lambda event: None), during.log, records_access=True)
 
     async def use() -> None:
-        for ended in (READ, DENIED, DENIED, DELETED, TRIMMED, TRIMMED):
-            calls.call_ended(ended)
+        assert calls.calls_ended([READ, DENIED, DENIED, DELETED, TRIMMED, TRIMMED])
         calls.records_access = False
-        calls.call_ended(READ)
+        assert not calls.calls_ended([READ])
         await trio.sleep(1)
         # Not only at the end.
         assert len(during.events) == 3

@@ -22,7 +22,7 @@ def ended(tool: str = "stream_add", outcome: str = "ok", seconds: float = 0.002)
 def test_a_call_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
     counts = CallCounts()
     for seconds in (0.0, *CALL_SECONDS, 1e9):
-        counts.note(ended(seconds=seconds))
+        counts.note([ended(seconds=seconds)])
     calls = counts.pairs["stream_add", "ok"]
     assert calls.counts == [2, *[1] * len(CALL_SECONDS)]
     assert calls.count == len(CALL_SECONDS) + 2
@@ -33,8 +33,8 @@ def test_a_call_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
 def test_outcomes_beyond_the_bound_are_counted_together_and_none_is_lost() -> None:
     counts = CallCounts()
     for number in range(300):
-        counts.note(ended("stream_add", f"CODE_{number}"))
-        counts.note(ended(f"tool_{number % 20}"))
+        counts.note([ended("stream_add", f"CODE_{number}")])
+        counts.note([ended(f"tool_{number % 20}")])
     assert sum(calls.count for calls in counts.pairs.values()) == 600
     assert len(counts.pairs) <= MAX_PAIRS + 20 + 1
     assert counts.pairs["stream_add", OTHER].count > 200
@@ -45,9 +45,9 @@ def test_outcomes_beyond_the_bound_are_counted_together_and_none_is_lost() -> No
 def test_people_get_the_figures_of_each_tool() -> None:
     counts = CallCounts()
     for seconds in (0.001, 0.003):
-        counts.note(ended(seconds=seconds))
-    counts.note(ended(outcome="TIMEOUT", seconds=60.0))
-    counts.note(ended("stream_read"))
+        counts.note([ended(seconds=seconds)])
+    counts.note([ended(outcome="TIMEOUT", seconds=60.0)])
+    counts.note([ended("stream_read")])
     figures = counts.statistics().tools
     assert list(figures) == ["stream_add", "stream_read"]
     assert figures["stream_add"] == ToolFigures(3, 1, round(60.004 / 3, 6), 300.0, 300)
@@ -60,7 +60,7 @@ def test_to_count_a_call_costs_less_than_a_microsecond() -> None:
     for _ in range(20):
         began = time.thread_time()
         for _ in range(1_000):
-            counts.note(call)
+            counts.note([call])
         best = min(best, time.thread_time() - began)
     # The unit is a millisecond.
     with measured:

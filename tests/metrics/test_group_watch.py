@@ -172,8 +172,8 @@ async def test_figures_say_what_happened_since_the_last_and_whether_anything_did
     journal = JournalFigures(RecentCalls(counts, ()), lambda: daemon, surveyed, events.append, seconds=900.0)
     async with trio.open_nursery() as nursery:
         await nursery.start(journal.run)
-        counts.note(ended("stream_add", 0.002))
-        counts.note(ended("stream_add", 0.002, "TIMEOUT"))
+        counts.note([ended("stream_add", 0.002)])
+        counts.note([ended("stream_add", 0.002, "TIMEOUT")])
         await trio.sleep(901.0)
         assert events.pop() == FiguresTaken(
             900.0, False, 2, 1, 2, 1, pytest.approx(0.002485), 2, 90 << 20, 0.01, 7, 3, 4, 1

@@ -28,10 +28,10 @@ def ended(tool: str, seconds: float, outcome: str = "ok") -> CallEnded:
 
 def test_calls_are_those_since_the_last_look_of_the_same_reader():
     counts = CallCounts()
-    counts.note(ended("stream_add", 0.001))
+    counts.note([ended("stream_add", 0.001)])
     one, other = RecentCalls(counts, ()), RecentCalls(counts, ())
     for outcome in ("ok", "cancelled", "TIMEOUT", "INVALID_ARGUMENT"):
-        counts.note(ended("stream_add", 0.001, outcome))
+        counts.note([ended("stream_add", 0.001, outcome)])
     since = one.take()
     assert (since.total, since.failed) == (4, 2)
     assert (one.total, one.failed) == (5, 2)
@@ -44,16 +44,16 @@ def test_latencies_are_those_of_calls_that_cannot_wait():
     recent = RecentCalls(counts, {"stream_wait"})
     assert recent.take().quantile(0.99) is None
     for _ in range(100):
-        counts.note(ended("stream_add", 0.002))
+        counts.note([ended("stream_add", 0.002)])
     for _ in range(900):
-        counts.note(ended("stream_wait", 20.0))
+        counts.note([ended("stream_wait", 20.0)])
     since = recent.take()
     assert since.total == 1_000
     # Evenly spread between the bounds of their bucket.
     assert since.quantile(0.5) == pytest.approx(0.00175)
     assert since.quantile(1.0) == 0.0025
     # Beyond all bounds, the last one.
-    counts.note(ended("stream_add", 1_000.0))
+    counts.note([ended("stream_add", 1_000.0)])
     assert recent.take().quantile(0.5) == 300.0
 
 
@@ -66,7 +66,7 @@ async def test_the_last_samples_are_kept_and_what_is_not_known_is_a_gap():
         await nursery.start(history.run)
         for _ in range(3):
             for _ in range(10):
-                counts.note(ended("stream_add", 0.002))
+                counts.note([ended("stream_add", 0.002)])
             await trio.sleep(5.0)
             # Its task runs at the same time.
             await trio.testing.wait_all_tasks_blocked()

@@ -87,7 +87,7 @@ async def test_every_line_is_defined_and_of_its_type(bus: Bus, server: Server) -
     server.command("XADD", "s:a:b", "*", "n", 1)
     server.command("XGROUP", "CREATE", "s:a:b", "g", "0")
     async with collecting(bus) as sources:
-        sources.calls.note(CallEnded(ANN, "stream_add", (), 0.002, "ok", 12))
+        sources.calls.note([CallEnded(ANN, "stream_add", (), 0.002, "ok", 12)])
         page = await page_of(sources)
         assert page.rows.keys() <= BY_NAME.keys()
         for metric in METRICS:

@@ -1,0 +1,34 @@
+"""Tells the audit and the metrics of the calls that ended, all of a pass of trio's scheduler together."""
+
+from __future__ import annotations
+
+from redstreamd.audit.call_log import CallLog
+from redstreamd.metrics.call_counts import CallCounts
+from redstreamd.stream_io import flush_at_end_of_pass
+from redstreamd.tools.invocation import CallEnded
+
+
+class EndedCalls:
+    """The calls that ended and are not told yet.
+
+    Each is told once, before trio waits the next time: so before anybody can have seen its answer, and before
+    a task that is cancelled in a later pass. What ends after the last pass is told by a `tell` of the caller.
+    """
+
+    def __init__(self, log: CallLog, counts: CallCounts) -> None:
+        """Tell `log` and `counts`."""
+        self._log = log
+        self._counts = counts
+        self._calls: list[CallEnded] = []
+
+    def add(self, ended: CallEnded) -> None:
+        """Take note of a call that ended; the hook for that. To be called within a run of trio."""
+        self._calls.append(ended)
+        if len(self._calls) == 1:
+            flush_at_end_of_pass(self.tell)
+
+    def tell(self) -> bool:
+        """Tell what is not told; return whether a task was woken by that."""
+        calls, self._calls = self._calls, []
+        self._counts.note(calls)
+        return self._log.calls_ended(calls)
