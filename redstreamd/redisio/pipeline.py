@@ -382,11 +382,6 @@ class Pipeline:
         self._outbox[request] = packed
         self._outbox_bytes += len(packed)
 
-    def _tidy(self) -> None:
-        """Drop what is left of the work of an empty pipeline: errors of rounding."""
-        if not self._in_flight and not self._outbox:
-            self._work = self._steps = 0.0
-
     def withdraw(self, request: Request) -> None:
         """Take back a request that is not sent."""
         account = request.account
@@ -400,7 +395,8 @@ class Pipeline:
                 account.running -= 1
                 self._work -= request.seconds
                 self._steps -= request.step
-                self._tidy()
+                if not self._in_flight and not self._outbox:
+                    self._work = self._steps = 0.0
                 if self._waiting:
                     self._admit()
         request.then = None
@@ -506,7 +502,9 @@ class Pipeline:
                 if account is not None:
                     # It will run in the next pass.
                     until -= account.part
-        self._tidy()
+        if not in_flight and not self._outbox:
+            # Nothing is left of an empty pipeline but errors of rounding.
+            self._work = self._steps = 0.0
         if self._waiting and self._work < self._window:
             self._admit()
         return replies[given:] if given < len(replies) else ()

@@ -54,7 +54,7 @@ def packed_add(stream: str, members: Mapping[str, Any], sender: str) -> PackedCo
     pairs = len(members)
     if as_json:
         pairs += 1
-        words += _JSON_NAMES, _word(msgspec.json.encode(as_json).decode())
+        add(_LISTED[tuple(as_json)])
     add(_CLOSING[sender])
     # XADD, the stream and the asterisk, the version and the sender with their values.
     words[0] = f"*{7 + 2 * pairs}"
@@ -109,4 +109,6 @@ _NAME: Final = _Remembered[str](lambda name: _word(ESCAPE + name if name.startsw
 _SIZE: Final = _Remembered[int]("\r\n${}\r\n".format)
 _CLOSING: Final = _Remembered[str](lambda sender: _word(SENDER) + _word(sender) + "\r\n")
 _VERSIONED: Final = _word(VERSION) + _word(FORMAT)
-_JSON_NAMES: Final = _word(JSON_NAMES)
+_LISTED: Final = _Remembered[tuple[str, ...]](
+    lambda names: _word(JSON_NAMES) + _word(msgspec.json.encode(names).decode())
+)

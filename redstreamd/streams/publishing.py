@@ -31,7 +31,7 @@ _ADD = load("ids", "info", "group_count", "idempotency", "packed_entries", "add"
 _QUARANTINE = load("idempotency", "packed_entries", "quarantine")
 
 
-class Added(msgspec.Struct, frozen=True):
+class Added(msgspec.Struct, frozen=True, gc=False):
     """Result of adding entries.
 
     Attributes:
