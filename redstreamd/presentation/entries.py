@@ -18,7 +18,8 @@ class EntryView(msgspec.Struct, omit_defaults=True):
 
     ``fields`` holds what the writer gave, and nothing else does. For the members behind it see
     `entry_codec.Decoded`; the stamps were added by the daemon that added the entry. ``unreadable`` says why
-    an encrypted entry cannot be read; then ``fields`` holds what is not encrypted.
+    an encrypted entry cannot be read; then ``fields`` holds what is not encrypted. ``attempt`` counts the
+    deliveries of one that was taken.
     """
 
     id: str
@@ -33,6 +34,7 @@ class EntryView(msgspec.Struct, omit_defaults=True):
     dead_letter: dict[str, Any] | None = None
     released: dict[str, Any] | None = None
     unreadable: dict[str, Any] | None = None
+    attempt: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same as plain JSON values."""

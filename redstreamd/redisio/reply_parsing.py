@@ -148,26 +148,9 @@ def entries(raw: Any) -> list[RawEntry]:
         return [RawEntry(each.id, _as_bytes(each.words)) for each in _ENTRIES.decode(raw.decode("latin-1"))]
 
 
-def deliveries(raw: Any) -> list[tuple[RawEntry, int]]:
-    """Read a list of ``[ID, attempt, [field, value, ...]]``, or one that a script encoded as JSON.
-
-    An attempt is a number or its text.
-    """
-    if not isinstance(raw, bytes):
-        return [(entry((entry_id, flat)), int(attempt)) for entry_id, attempt, flat in raw]
-    try:
-        return [(RawEntry(each, words), attempt) for each, attempt, words in _DELIVERIES.decode(raw)]
-    except _NOT_UTF8:
-        return [
-            (RawEntry(each, _as_bytes(words)), attempt)
-            for each, attempt, words in _DELIVERIES.decode(raw.decode("latin-1"))
-        ]
-
-
 #: What is no UTF-8 is a UnicodeDecodeError up to msgspec 0.22, and a DecodeError from 0.23.
 _NOT_UTF8: Final = (UnicodeDecodeError, msgspec.DecodeError)
 _ENTRIES: Final = msgspec.json.Decoder(list[RawEntry])
-_DELIVERIES: Final = msgspec.json.Decoder(list[tuple[str, int, list[str]]], strict=False)
 
 
 def _as_bytes(words: list[str]) -> list[bytes]:

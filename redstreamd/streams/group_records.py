@@ -17,7 +17,7 @@ from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
 
-_CREATE = load("info", "group_count", "group_record", "create_group")
+_CREATE = load("info", "group_count", "group_limit", "group_record", "create_group")
 #: The greatest limit; what another program wrote beyond is ignored.
 MAX_LIMIT = 1_000_000
 

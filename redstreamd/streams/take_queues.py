@@ -19,10 +19,10 @@ from redstreamd.errors import BusError
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
 from redstreamd.streams.error_context import appended
-from redstreamd.streams.leases import Take, Taken
 from redstreamd.streams.plans import Plan, StartedPlan, start_plan
 from redstreamd.streams.sleepers import Sleepers
 from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.takes import Take, Taken
 from redstreamd.streams.waiting import Sleeper, Told, Wait
 
 PlanTake = Callable[[Take, Principal], Plan[Taken]]

@@ -24,10 +24,11 @@ from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.group_records import Creation, GroupRecords
 from redstreamd.streams.lease_tokens import Lease, LeaseKey, not_a_lease
-from redstreamd.streams.leases import Action, Leases, Settled, Take, Taken
+from redstreamd.streams.leases import Action, Leases, Settled
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.take_queues import TakeQueues
+from redstreamd.streams.takes import Take, Taken
 from redstreamd.streams.waiting import Wait, run_wait
 
 
@@ -143,7 +144,7 @@ class WorkQueue:
                     take.group,
                     taken.consumer,
                     principal.name,
-                    {entry.id: attempt for entry, attempt in taken.entries},
+                    dict(zip([entry.id for entry in taken.entries], taken.attempts, strict=True)),
                     taken.taken_at,
                     taken.group_limit if taken.own_limit is None else taken.own_limit,
                     taken.lease_ms,
@@ -223,21 +224,21 @@ class WorkQueue:
         return self._records.plan_create(stream, group, position, max_deliveries=max_deliveries).then(created)
 
     def _plan_take(self, take: Take, principal: Principal) -> Plan[Taken]:
-        plan = self._leases.plan_take(take, principal, on_created=self._hub.notify)
-        return plan.reworded(partial(_taking_unknown, take)).then(partial(self._opened, take.stream))
+        plan = self._leases.plan_take(
+            take, principal, on_created=self._hub.notify, reword=partial(_taking_unknown, take)
+        )
+        return plan.then(partial(self._opened, take.stream))
 
     def _opened(self, stream: str, taken: Taken) -> Taken:
         """Open the entries of a take, which is done whatever they hold."""
         if not self._encryption.opens:
             return taken
-        entries = [entry for entry, _ in taken.entries]
-        return self._encryption.open_page(stream, entries, partial(_with_entries, taken))
+        return self._encryption.open_page(stream, taken.entries, partial(_with_entries, taken))
 
 
 def _with_entries(taken: Taken, entries: list[RawEntry]) -> Taken:
     """Return what was taken with entries that were opened."""
-    attempts = [attempt for _, attempt in taken.entries]
-    return msgspec.structs.replace(taken, entries=list(zip(entries, attempts, strict=True)))
+    return msgspec.structs.replace(taken, entries=entries)
 
 
 def _taking_unknown(take: Take, error: BusError) -> BusError:

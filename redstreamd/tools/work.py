@@ -9,13 +9,13 @@ import attrs
 from msgspec import Meta
 
 from redstreamd.policy import Permission
-from redstreamd.presentation.entries import view
-from redstreamd.presentation.truncation import bound_entries
+from redstreamd.presentation.entries import views
+from redstreamd.presentation.truncation import encode_delivery
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.group_records import Creation
-from redstreamd.streams.leases import Take
 from redstreamd.streams.plans import Plan, run_plan
+from redstreamd.streams.takes import Take
 from redstreamd.streams.waiting import Wait
 from redstreamd.streams.work import Work, group_position
 from redstreamd.tools import shared_arguments
@@ -191,12 +191,10 @@ def _take(call: Call[Bus], args: WorkTakeArguments) -> Take:
 
 
 def _taken(call: Call[Bus], args: WorkTakeArguments, work: Work, warning: str | None = None) -> WorkTaken:
-    taken, stream = work.taken, args.stream
-    shown = []
-    for entry, attempt in taken.entries:
-        line = view(stream, entry)
-        line["attempt"] = attempt
-        shown.append(line)
+    taken = work.taken
+    shown = views(args.stream, taken.entries)
+    for line, attempt in zip(shown, taken.attempts, strict=True):
+        line.attempt = attempt
     if taken.replayed and not shown:
         warning = join_warnings(warning, _KEY_USED_UP)
     if taken.own_limit is None and args.max_deliveries not in (None, taken.group_limit):
@@ -205,11 +203,10 @@ def _taken(call: Call[Bus], args: WorkTakeArguments, work: Work, warning: str | 
         # The idempotency key repeats a take that had another limit.
         warning = join_warnings(warning, _lease_limit_warning(args.max_deliveries, taken.own_limit))
     # Delivered entries are not dropped: only this answer has them.
-    bounded, _ = bound_entries(shown, call.bus.quotas.result_bytes(call.principal), droppable=False)
     return WorkTaken(
-        entries=bounded,
+        entries=encode_delivery(shown, call.bus.quotas.result_bytes(call.principal)),
         lease=work.lease,
-        lease_expires=entry_ids.iso_time(taken.expires) if bounded else None,
+        lease_expires=entry_ids.iso_time(taken.expires) if shown else None,
         group_created=taken.group_created or None,
         duplicate=taken.replayed or None,
         still_held=taken.still_held or None,

@@ -20,7 +20,7 @@ from redstreamd.redisio.script import Script
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.group_records import _CREATE
-from redstreamd.streams.leases import _TAKE
+from redstreamd.streams.takes import TAKE_WORK
 from tests.faults.calling import bus_at
 from tests.support.calls import ME, answer, call
 from tests.support.servers import Server, cached_binary, redis_binary, running
@@ -264,7 +264,7 @@ async def test_what_a_user_may_not_run_is_found_before_a_take_claims_or_creates_
         for group in (GROUP, "new")
     ]
     calls.append(("group_create", {"group": "other", "max_deliveries": 7}))
-    commands = {each for script in (_TAKE, _CREATE) for each in script.commands}
+    commands = {each for script in (TAKE_WORK, _CREATE) for each in script.commands}
     refused = set()
     try:
         # Who may not read for a group leaves an empty one with its limit.

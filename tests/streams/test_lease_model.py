@@ -28,8 +28,9 @@ from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.lease_tokens import Lease
-from redstreamd.streams.leases import Action, Outcome, Take
+from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.takes import Take
 from redstreamd.streams.work import Work
 from tests.encryption.opened import members_in, opened_text, sealed_with
 from tests.encryption.rings import InForce, KeyDirectory
@@ -122,7 +123,7 @@ class LeaseMachine(RuleBasedStateMachine):
         work = self._take(daemon, consumer, count, lease, asked=asked)
         assert work.taken.group_limit == self.limit
         assert work.taken.own_limit == (None if limit == self.limit else limit)
-        ids = [entry.id for entry, _ in work.taken.entries]
+        ids = [entry.id for entry in work.taken.entries]
         assert len(ids) == len(set(ids)) <= count
         # Disjoint: nothing that is under a live lease, done, dead or deleted.
         assert set(ids) <= takeable - exhausted
@@ -142,7 +143,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def resume(self, daemon: int, consumer: str, lease: float) -> Work:
         held = {i for i, p in self.pending.items() if p.owner == consumer and not p.put_off} - self.deleted
         work = self._take(daemon, consumer, 100, lease, resume=True)
-        assert {entry.id for entry, _ in work.taken.entries} == held
+        assert {entry.id for entry in work.taken.entries} == held
         self._gone({i for i, p in self.pending.items() if p.owner == consumer and not p.put_off})
         self._note_taken(work, consumer, lease)
         return work
@@ -157,7 +158,13 @@ class LeaseMachine(RuleBasedStateMachine):
         if first.taken.entries:
             assert again.taken.replayed
             # The words of the one may be bytes.
-            both = [[(each.id, each.fields, n) for each, n in work.taken.entries] for work in (again, first)]
+            both = [
+                [
+                    (each.id, each.fields, attempt)
+                    for each, attempt in zip(work.taken.entries, work.taken.attempts, strict=True)
+                ]
+                for work in (again, first)
+            ]
             assert both[0] == both[1]
             assert again.lease == first.lease
         self._note_dead_letters()
@@ -347,7 +354,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     def _note_taken(self, work: Work, consumer: str, lease: float) -> None:
         assert work.lease is None or KEY.read(work.lease).length_ms == lease * 1_000
-        for entry, attempt in work.taken.entries:
+        for entry, attempt in zip(work.taken.entries, work.taken.attempts, strict=True):
             before = self.pending.get(entry.id)
             assert attempt == (1 if before is None else before.attempt + 1)
             assert decode(entry.fields).members == {"n": self.added.index(entry.id)}

@@ -15,8 +15,9 @@ from redstreamd.errors import BusError, Code
 from redstreamd.settings import LimitsSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
-from redstreamd.streams.leases import Action, Take
+from redstreamd.streams.leases import Action
 from redstreamd.streams.plans import run_plan
+from redstreamd.streams.takes import Take
 from tests.support.buses import ON_REDIS
 from tests.support.calls import ME
 from tests.support.measured import measured

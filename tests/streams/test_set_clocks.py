@@ -13,9 +13,10 @@ import trio
 from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
-from redstreamd.streams.leases import Action, Outcome, Take
+from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.plans import run_plan
+from redstreamd.streams.takes import Take
 from redstreamd.streams.work import Work
 from tests.support.buses import running_bus
 from tests.support.calls import ME, call
@@ -71,7 +72,7 @@ async def settle(bus: Bus, work: Work, action: Action, delay_seconds: float = 0.
 
 
 def ids(work: Work) -> list[str]:
-    return [entry.id for entry, _ in work.taken.entries]
+    return [entry.id for entry in work.taken.entries]
 
 
 async def test_the_clock_of_the_server_can_be_set(clock: SetClock) -> None:

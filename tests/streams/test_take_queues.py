@@ -14,7 +14,7 @@ from redstreamd.redisio import Role
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
-from redstreamd.streams.leases import Take
+from redstreamd.streams.takes import Take
 from redstreamd.streams.waiting import TaskSleeper
 from redstreamd.streams.work import Work
 from tests.support.buses import asleep, running_bus
@@ -101,7 +101,7 @@ async def test_whose_time_is_over_ends_alone_and_the_others_keep_their_places(bu
         added = await add(bus, 2)
         await last.woken.wait()
         await until(lambda: got)
-        assert [entry.id for entry, _ in [*got[0].taken.entries, *last.outcome.found.entries]] == added
+        assert [entry.id for entry in [*got[0].taken.entries, *last.outcome.found.entries]] == added
     assert bus.work.queues == bus.hub.statistics().watches == 0
 
 

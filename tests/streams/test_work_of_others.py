@@ -11,7 +11,8 @@ from redstreamd.policy import Principal
 from redstreamd.settings import LimitsSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
-from redstreamd.streams.leases import Action, Outcome, Take
+from redstreamd.streams.leases import Action, Outcome
+from redstreamd.streams.takes import Take
 from redstreamd.streams.work import Work
 from tests.support.buses import ON_REDIS, asleep
 
@@ -28,7 +29,7 @@ async def test_a_key_gives_what_it_took_to_the_principal_that_took_it_and_to_nob
     again = await bus.work.take(take, ANN)
     assert (other.lease, other.taken.entries, other.taken.replayed) == (None, [], False)
     assert again.taken.replayed
-    assert [entry.id for entry, _ in again.taken.entries] == [first]
+    assert [entry.id for entry in again.taken.entries] == [first]
     settled = await bus.work.settle(bus.work.read_lease(str(mine.lease), ANN), Action.DONE)
     assert settled.ids(Outcome.DONE) == [first]
 

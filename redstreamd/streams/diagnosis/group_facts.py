@@ -19,7 +19,7 @@ from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.names import RELEASED
 from redstreamd.streams.scripts import load
 
-_DIAGNOSE = load("ids", "server_time", "clock", "due_members", "lease_expiry", "group_record", "diagnose")
+_DIAGNOSE = load("ids", "server_time", "clock", "due_members", "lease_expiry", "group_limit", "diagnose")
 
 #: Consumers up to which those of a group are listed; XINFO CONSUMERS has no pages.
 MAX_CONSUMERS = 1_000

@@ -24,4 +24,4 @@ else
   group_record.begin(group_hash, max_deliveries)
   redis.call('SET', call_record, 1, 'PX', call_record_ms)
 end
-return reply({created = created, max_deliveries = group_record.max_deliveries(group_hash, default)})
+return reply({created = created, max_deliveries = limit_of_group(group_hash, default)})

@@ -19,7 +19,7 @@
 
 local now = clock.begin(group_hash, due_set)
 
-local limit = group_record.max_deliveries(group_hash, default_max_deliveries)
+local limit = limit_of_group(group_hash, default_max_deliveries)
 local near_limit_from = limit == 0 and many_deliveries or math.max(2, math.ceil(limit * 0.8))
 
 local listed = redis.call('XPENDING', stream, group, '-', '+', max_pending)

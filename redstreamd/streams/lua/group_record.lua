@@ -1,5 +1,4 @@
--- The limit of deliveries of a group: field `max_deliveries` of the group's hash. After so many deliveries an entry
--- is dead-lettered; 0 for never. A group without the field has the daemon's setting.
+-- Sets the limit of deliveries of a group (see group_limit.lua), and compares limits.
 
 local group_record = {}
 
@@ -23,13 +22,6 @@ end
 function group_record.begin(group_hash, max_deliveries)
   redis.call('PEXPIRE', group_hash, -1)
   if max_deliveries ~= '' then redis.call('HSET', group_hash, 'max_deliveries', max_deliveries) end
-end
-
--- Returns the group's limit; the default where none was set, or where another program wrote an invalid one.
-function group_record.max_deliveries(group_hash, default)
-  local kept = tonumber(redis.call('HGET', group_hash, 'max_deliveries') or nil)
-  if kept and kept >= 0 and kept <= 1000000 and kept % 1 == 0 then return kept end
-  return default
 end
 
 -- Whether one limit allows more deliveries than another.

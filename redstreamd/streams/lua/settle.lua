@@ -44,7 +44,7 @@ end
 
 local max_deliveries = 0
 if action == 'retry' then
-  max_deliveries = group_record.max_deliveries(group_hash, default_max_deliveries)
+  max_deliveries = limit_of_group(group_hash, default_max_deliveries)
   if own_limit and group_record.allows_more(own_limit, max_deliveries) then max_deliveries = own_limit end
 end
 

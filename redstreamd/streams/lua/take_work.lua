@@ -2,10 +2,10 @@
 -- no lease, then new ones. Atomic, so that parallel takes are disjoint.
 --
 -- KEYS stream due_set dead_letters history take_record former_take_record call_record group_hash
--- ARGV group consumer count:int lease_ms:int foreign_idle_ms:int default_max_deliveries:int
--- ARGV create_at resume:bool take_record_ms:int scan_from max_bytes:int many_groups:bool
--- ARGV asked_max_deliveries call_record_ms batch:int
--- REPLY now:int taken_at:int expires:int replayed:bool group_created:bool entries dead_lettered:int
+-- ARGV group consumer foreign_idle_ms:int default_max_deliveries:int
+-- ARGV create_at resume:bool take_record_ms:int scan_from many_groups:bool
+-- ARGV asked_max_deliveries call_record_ms
+-- REPLY now:int taken_at:int expires:int replayed:bool group_created:bool entries attempts dead_lettered:int
 -- REPLY next_due:int scan_from:text still_held:int lease_ms:int own_limit:int group_limit:int clock_name:text
 -- REPLY groups:int largest:int too_many:int consumer:text
 --
@@ -15,14 +15,13 @@
 -- former_take_record the record that this take would have under the former name of the principal
 -- take_record_ms  how long to keep the record of this take; 0: do not
 -- scan_from       ID at which the scan for pending entries without a lease continues
--- max_bytes       content after which no further entry is taken
 -- call_record_ms  how long to remember this call
 -- many_groups     the stream has many groups; they are not counted again
--- batch           new entries to read at once at first
 -- now, next_due   by the group's clock; next_due is the next due time if nothing was taken
 -- expires         when the lease ends, by the server's clock
 -- replayed        the answer comes from the record of the take
--- entries         {entry ID, attempt as text or number, {name, value, ...}}; of a take that fits, as JSON in one text
+-- entries         {entry ID, {name, value, ...}}; of a take that fits, as JSON in one text
+-- attempts        of each entry
 -- still_held      entries that the consumer holds beyond those resumed
 -- lease_ms        length of the lease, if known
 -- own_limit       max_deliveries of this lease only
@@ -42,8 +41,6 @@
 local PAGE, FIRST_SCAN, LAST_SCAN, RESUME_SCAN = 100, 20, 1000, 5000
 -- Pending entries of a group up to which Redis may compare all their idle times in one command.
 local FEW_PENDING = 500
--- New entries read at once at most, which bounds what has to be given back.
-local MAX_BATCH = 10
 -- Groups of a stream up to which a take asks about all of them.
 local FEW_GROUPS = 8
 -- Pages of due members that one call reads, where the first hold mostly stale members.
@@ -53,7 +50,7 @@ local MAX_DEAD_LETTERS, MAX_DEAD_LETTER_BYTES = 100, 1048576
 -- Bytes of content up to which entries are encoded.
 local MAX_ENCODED = 1048576
 
-local taken, dead_lettered, created, still_held, bytes_left, largest = {}, 0, 0, 0, max_bytes, 0
+local taken, attempts, dead_lettered, created, still_held = {}, {}, 0, 0, 0
 
 -- Try what Redis may refuse before anything is claimed. With full memory XREADGROUP is served and ZADD is not: entries
 -- could be delivered without a lease. XX adds nothing.
@@ -123,7 +120,7 @@ end
 local unrecorded
 consumer, unrecorded = consumer_owner.find(group_hash, consumer)
 
-local group_limit, own_limit = group_record.max_deliveries(group_hash, default_max_deliveries), nil
+local group_limit, own_limit = limit_of_group(group_hash, default_max_deliveries), nil
 if asked_max_deliveries ~= '' and group_record.allows_more(tonumber(asked_max_deliveries), group_limit) then
   own_limit = tonumber(asked_max_deliveries)
 end
@@ -159,7 +156,7 @@ if take_record_ms > 0 and created == 0 then
         local entry = redis.call('XRANGE', stream, id, id)[1]
         local due_at, returned = find_due(due_set, id .. '/' .. attempt)
         if entry and due_at and not returned then
-          taken[#taken + 1] = {id, pending[4], entry[2]}
+          taken[#taken + 1], attempts[#attempts + 1] = entry, pending[4]
           earliest = math.min(earliest or due_at, due_at)
         end
       end
@@ -169,8 +166,8 @@ if take_record_ms > 0 and created == 0 then
     if earliest or has_passed(greatest) then
       return reply({
         now = now, taken_at = at, expires = (earliest or now) - clock.ahead, replayed = not sent_before,
-        group_created = did_before[1] == 1, entries = taken, dead_lettered = did_before[2], scan_from = scan_from,
-        still_held = did_before[3], lease_ms = string.match(saved, ' lease=(%d+)'),
+        group_created = did_before[1] == 1, entries = taken, attempts = attempts, dead_lettered = did_before[2],
+        scan_from = scan_from, still_held = did_before[3], lease_ms = string.match(saved, ' lease=(%d+)'),
         own_limit = string.match(saved, ' max_deliveries=(%d+)'), group_limit = group_limit,
         clock_name = clock.name, consumer = consumer,
       })
@@ -182,14 +179,6 @@ end
 -- truncated are better taken whole by the next call.
 local function enough(wanted)
   return #taken >= wanted or bytes_left <= 0
-end
-
-local function count_bytes(entry)
-  local values, size = entry[2], 0
-  -- Without ipairs, which calls a function for each value.
-  for each = 1, #values do size = size + #values[each] end
-  bytes_left = bytes_left - size
-  if size > largest then largest = size end
 end
 
 local refusal
@@ -251,7 +240,7 @@ local function for_pending()
       return true
     end
     count_bytes(entry)
-    taken[#taken + 1] = {id, pending[4] + 1, entry[2]}
+    taken[#taken + 1], attempts[#attempts + 1] = entry, pending[4] + 1
     set_due(due_set, now + lease_ms, id .. '/' .. pending[4] + 1)
     return true
   end
@@ -352,62 +341,24 @@ local function for_pending()
   return {held = take_held, due = take_due, unleased = take_unleased}
 end
 
--- Gives entries back to the group as if they had not been read: those after `last`. Returns false if that is not
--- possible. Their places in the pending entries list go last, so that a refusal loses nothing.
-local function give_back(entries, last, claimed)
-  local ids = {}
-  for index = last + 1, #entries do
-    ids[#ids + 1] = entries[index][1]
-    -- The group was set back, and the entry is leased by this call.
-    if claimed[entries[index][1]] then return false end
-  end
-  local after_read, position, moved = group_info(), entries[last][1], nil
-  local counter = after_read and after_read['entries-read']
-  if counter then
-    moved = redis.pcall('XGROUP', 'SETID', stream, group, position, 'ENTRIESREAD', counter - #ids) -- optional
-  else
-    moved = redis.pcall('XGROUP', 'SETID', stream, group, position) -- optional
-  end
-  if moved.err then return false end
-  redis.pcall('XACK', stream, group, unpack(ids)) -- optional
-  return true
-end
-
--- Takes new entries; returns them apart, because more pending ones may come before them. Each may be huge, and what
--- was read is delivered. So one is read at a time until their size is known; then several, because each read looks
--- for its place in the stream. What is too much is given back.
+-- Takes new entries; returns them apart, because more pending ones may come before them.
 local function take_new()
-  local new, claimed, due = {}, {}, {}
-  -- As text: Redis takes as long to make one of a large number as for a small command.
-  local due_at = string.format('%.0f', now + lease_ms)
-  for _, entry in ipairs(taken) do claimed[entry[1]] = entry end
-  while not enough(count - #new) do
-    -- Nothing can be given back where the group's counter is not known.
-    local size = info and math.max(1, math.min(count - #new - #taken, batch, MAX_BATCH)) or 1
-    local read = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', size, 'STREAMS', stream, '>')
-    local entries, keep_all = read and read[1][2] or {}, false
-    for index, entry in ipairs(entries) do
-      if index > 1 and bytes_left <= 0 and not keep_all then
-        if give_back(entries, index - 1, claimed) then break end
-        keep_all = true
-      end
-      local again = claimed[entry[1]]
-      if again then
-        set_due(due_set, now + lease_ms, entry[1] .. '/1')
-        -- The group was set back, so an entry that was just claimed is read again, which counts from 1.
-        local stale = entry[1] .. '/' .. again[2]
-        again[2] = 1
-        remove_due(due_set, stale)
-      else
-        count_bytes(entry)
-        new[#new + 1] = {entry[1], '1', entry[2]}
-        due[#due + 1], due[#due + 2] = due_at, entry[1] .. '/1'
-      end
-    end
-    if #entries < size then break end
-    batch = math.floor(bytes_left / math.max(largest, 1))
-  end
+  local claimed = #taken > 0 and {}
+  for index = 1, #taken do claimed[taken[index][1]] = index end
+  local new, due = read_new(stream, group, consumer, count - #taken, now + lease_ms, claimed, info)
+  if not new then return nil, due end
   if #due > 0 then set_all_due(due_set, due) end
+  for index = claimed and #new or 0, 1, -1 do
+    local id = new[index][1]
+    local again = claimed[id]
+    if again then
+      -- The group was set back, so an entry that was just claimed is read again, which counts from 1.
+      set_due(due_set, now + lease_ms, id .. '/1')
+      remove_due(due_set, id .. '/' .. attempts[again])
+      attempts[again] = 1
+      table.remove(new, index)
+    end
+  end
   return new
 end
 
@@ -420,16 +371,18 @@ else
     -- A short scan first, so that new entries never hide those without a lease; a long one where too little is new.
     take.unleased(count, FIRST_SCAN)
   end
-  local new = take_new()
+  local new, refused = take_new()
+  if not new then
+    if #taken == 0 and dead_lettered == 0 then return refused end
+    new = {}
+  end
   if take then
     take.unleased(count - #new, LAST_SCAN)
   elseif #new == 0 then
     -- Due times of what is not pending any more would be the next ones.
     for_pending().due()
   end
-  for _, entry in ipairs(new) do
-    taken[#taken + 1] = entry
-  end
+  for index = 1, #new do taken[#taken + 1], attempts[#attempts + 1] = new[index], 1 end
 end
 
 if #taken == 0 and dead_lettered == 0 and refusal then return refusal end
@@ -446,9 +399,7 @@ else
 end
 if #taken > 0 and take_record_ms > 0 then
   local words = {string.format('%.0f', at)}
-  for _, entry in ipairs(taken) do
-    words[#words + 1] = entry[1] .. '/' .. entry[2]
-  end
+  for index = 1, #taken do words[#words + 1] = taken[index][1] .. '/' .. attempts[index] end
   words[#words + 1] = string.format('lease=%.0f', lease_ms)
   if own_limit then words[#words + 1] = 'max_deliveries=' .. own_limit end
   redis.call('SET', take_record, table.concat(words, ' '), 'PX', take_record_ms)
@@ -461,7 +412,8 @@ if take_record_ms > 0 and (#taken > 0 or created + dead_lettered > 0) then
   redis.call('SET', call_record, table.concat({created, dead_lettered, still_held}, ' '), 'PX', call_record_ms)
 end
 return reply({
-  now = now, taken_at = at, expires = server_now + lease_ms, group_created = created == 1, entries = entries,
+  now = now, taken_at = at, expires = server_now + lease_ms, group_created = created == 1,
+  entries = entries, attempts = attempts,
   dead_lettered = dead_lettered, next_due = next_due, scan_from = scan_from, still_held = still_held,
   lease_ms = lease_ms, own_limit = own_limit, group_limit = group_limit, clock_name = clock.name, groups = groups,
   largest = largest, consumer = consumer,

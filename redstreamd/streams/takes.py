@@ -1,0 +1,361 @@
+"""Taking entries of a consumer group under leases; `leases` settles them.
+
+A take looks for entries whose lease ran out, for those that other programs left pending, and for new ones.
+Where the last one did so a moment ago and got all that it asked for, the next one looks only for what is due
+and what is new: by a script that defines little, and gives way to the whole one where there is more to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, Final
+
+import attrs
+import msgspec
+import trio
+
+from redstreamd.errors import BusError
+from redstreamd.policy import Principal
+from redstreamd.redisio import Role, reply_parsing
+from redstreamd.redisio.client import Redis
+from redstreamd.redisio.reply_parsing import RawEntry
+from redstreamd.settings import LeasesSettings
+from redstreamd.streams.call_records import call_record
+from redstreamd.streams.durations import milliseconds
+from redstreamd.streams.group_clocks import GroupClocks
+from redstreamd.streams.group_counts import GroupCounts, no_more_groups
+from redstreamd.streams.names import Kind, companion_key
+from redstreamd.streams.ownership import consumer_operands
+from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
+from redstreamd.streams.scripts import load
+
+#: The files that the scripts of leases have in common.
+LEASE_FILES: Final = (
+    "ids",
+    "info",
+    "group_count",
+    "server_time",
+    "clock",
+    "due_members",
+    "lease_expiry",
+    "group_limit",
+    "group_record",
+    "delivery_names",
+    "delivery_history",
+    "dead_letter",
+)
+TAKE_WORK: Final = load(*LEASE_FILES, "consumer_owner", "new_entries", "take_work")
+_TAKE_NEW: Final = load(
+    "server_time", "clock", "due_members", "lease_expiry", "group_limit", "new_entries", "take_new"
+)
+
+#: Groups that are remembered; the oldest is forgotten first.
+_MAX_GROUPS = 10_000
+#: For how long entries that other programs left pending are not looked for again: seconds at the most, and
+#: a part of the time after which they may be taken.
+_NO_SCAN_SECONDS, _NO_SCAN_PART = 1.0, 0.1
+
+
+class _Seen:
+    """What the last takes from a group saw; to forget it costs only time.
+
+    Attributes:
+        scan_from: Where the scan for entries without a lease goes on.
+        batch: How many new entries are read at once at first: as many as fit if all are as large as the
+            largest of the last take.
+        only_new_until: Until then, by trio's clock, a take may look for what is due and what is new only.
+    """
+
+    __slots__ = ("batch", "only_new_until", "scan_from")
+
+    def __init__(self) -> None:
+        self.scan_from = "-"
+        self.batch = 1
+        self.only_new_until = 0.0
+
+
+@attrs.frozen
+class Take:
+    """A request to lease entries.
+
+    Attributes:
+        stream: The stream.
+        group: Its consumer group.
+        consumer: Who takes them; a name that the principal chose.
+        count: The most entries to take; fewer are taken if they are large.
+        lease_seconds: How long nobody else gets them.
+        max_deliveries: A limit of deliveries, 0 for never; an entry that reached it is dead-lettered instead.
+            It becomes the group's if this take creates the group. Otherwise it applies to this take and its
+            lease, if it allows more deliveries than the group's. None: the group's.
+        create_at: Last-delivered ID at which to create the group if it does not exist; None: do not.
+        resume: Take only what the consumer holds already; its older leases end. It counts as a delivery.
+        idempotency_key: With a key, the same request again returns the same entries while the lease lasts, so
+            it can be repeated after a lost reply.
+        max_bytes: The take ends once the content of its entries reaches this size; None: the usual one.
+    """
+
+    stream: str
+    group: str
+    consumer: str
+    count: int
+    lease_seconds: float
+    max_deliveries: int | None
+    create_at: str | None
+    resume: bool = False
+    idempotency_key: str | None = None
+    max_bytes: int | None = None
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """Result of a take.
+
+    Attributes:
+        entries: The entries; those that were delivered before come first.
+        attempts: The attempt of each.
+        now: The time by the group's clock in milliseconds; `next_due` is by the same clock.
+        taken_at: When the last of the entries was delivered, in milliseconds since the epoch by the server's
+            clock.
+        expires: When the lease runs out, by the same clock.
+        replayed: The result of an earlier take with the same idempotency key.
+        group_created: This call created the group.
+        dead_lettered: Entries that were dead-lettered because they were delivered too often.
+        next_due: If nothing was taken, when the next lease runs out or retry is due.
+        still_held: Entries that the consumer holds beyond those that were resumed, counted up to 5,000.
+        lease_ms: The original length of the lease in milliseconds; None if not known.
+        own_limit: The lease's own limit of deliveries; None: it has the group's.
+        group_limit: The group's limit of deliveries; 0 for never.
+        consumer: Who took them, as Redis calls it: another principal may have a consumer of the name.
+    """
+
+    entries: list[RawEntry]
+    attempts: list[int]
+    now: int
+    taken_at: int
+    expires: int
+    replayed: bool = False
+    group_created: bool = False
+    dead_lettered: int = 0
+    next_due: int | None = None
+    still_held: int = 0
+    lease_ms: int | None = None
+    own_limit: int | None = None
+    group_limit: int = 0
+    consumer: str = ""
+
+    def added_to(self, earlier: Taken | None) -> Taken:
+        """Return the result of a call that made both takes, of which the earlier got no entries."""
+        if earlier is None:
+            return self
+        return msgspec.structs.replace(
+            self,
+            group_created=self.group_created or earlier.group_created,
+            dead_lettered=self.dead_lettered + earlier.dead_lettered,
+        )
+
+    def side_effects(self) -> str:
+        """Return a sentence about what the take changed besides its entries; empty if nothing."""
+        effects = ["created the group"] if self.group_created else []
+        if self.dead_lettered:
+            effects.append(f"dead-lettered {self.dead_lettered} entries")
+        return f"Before that, this call {' and '.join(effects)}." if effects else ""
+
+
+class Takes:
+    """Plans takes. Its only state is what makes the next take cheaper."""
+
+    def __init__(
+        self, redis: Redis, clocks: GroupClocks, settings: LeasesSettings, *, max_bytes: int, max_groups: int
+    ) -> None:
+        """Work through `redis`; the rest is as in `Leases`."""
+        self._redis = redis
+        self._groups = redis.shared(GroupCounts)
+        self._clocks = clocks
+        self._seen: dict[tuple[str, str], _Seen] = {}
+        self.reconfigure(settings, max_bytes=max_bytes, max_groups=max_groups)
+
+    def reconfigure(self, settings: LeasesSettings, *, max_bytes: int, max_groups: int) -> None:
+        """Apply other values from now on."""
+        self._foreign_idle_ms = milliseconds(settings.foreign_idle_seconds)
+        self._no_scan_seconds = min(_NO_SCAN_SECONDS, settings.foreign_idle_seconds * _NO_SCAN_PART)
+        self._max_deliveries = settings.max_deliveries
+        self._max_bytes = max_bytes
+        self._max_groups = max_groups
+
+    def plan(
+        self,
+        take: Take,
+        principal: Principal,
+        *,
+        on_created: Callable[[str], None] | None = None,
+        reword: Callable[[BusError], BusError] | None = None,
+    ) -> Plan[Taken]:
+        """Plan to lease entries; see `Leases.plan_take`."""
+        seen = self._seen_of(take)
+        owner = consumer_operands(principal, take.consumer)
+        whole = partial(self._plan_whole, take, principal, owner, seen, on_created, reword)
+        if (
+            trio.current_time() >= seen.only_new_until
+            or take.resume
+            or take.idempotency_key is not None
+            # Such a consumer has no record; see `ownership`.
+            or owner["alias"] == owner["consumer"]
+        ):
+            return whole()
+        plan = self._plan_new(take, owner, seen, whole)
+        return plan if reword is None else plan.reworded(reword)
+
+    def _seen_of(self, take: Take) -> _Seen:
+        place = (take.stream, take.group)
+        seen = self._seen.get(place)
+        if seen is None:
+            if len(self._seen) >= _MAX_GROUPS:
+                del self._seen[next(iter(self._seen))]
+            seen = self._seen[place] = _Seen()
+        return seen
+
+    def _plan_new(
+        self, take: Take, owner: dict[str, Any], seen: _Seen, whole: Callable[[], Plan[Taken]]
+    ) -> Plan[Taken]:
+        """Plan a take of new entries, and of all where something else is to be done."""
+        place = (take.stream, take.group)
+        clock = self._clocks.operands(*place)
+        lease_ms = milliseconds(take.lease_seconds)
+        operands = {
+            "stream": take.stream,
+            "group": take.group,
+            "consumer": owner["consumer"],
+            "owner": owner["owner"],
+            "count": take.count,
+            "lease_ms": lease_ms,
+            "max_bytes": take.max_bytes or self._max_bytes,
+            "batch": seen.batch,
+            "default_max_deliveries": self._max_deliveries,
+            **clock,
+        }
+
+        def taken(raw: Any) -> Taken:
+            reply = _TAKE_NEW.read(raw)
+            if reply is None:
+                seen.only_new_until = 0.0
+                raise UnfinishedError(lambda: run_plan(self._redis, whole()))
+            entries = reply_parsing.entries(reply.entries)
+            if len(entries) < take.count:
+                seen.only_new_until = 0.0
+            self._note(place, seen, clock["clock_name"], reply.now, reply.largest)
+            return Taken(
+                entries,
+                [1] * len(entries),
+                reply.now,
+                reply.taken_at,
+                reply.expires,
+                lease_ms=lease_ms,
+                own_limit=_own_limit(take.max_deliveries, reply.group_limit),
+                group_limit=reply.group_limit,
+                consumer=owner["consumer"],
+            )
+
+        return Plan(_TAKE_NEW.call(operands), take.stream, taken, group=take.group, role=Role.BULK)
+
+    def _plan_whole(
+        self,
+        take: Take,
+        principal: Principal,
+        owner: dict[str, Any],
+        seen: _Seen,
+        on_created: Callable[[str], None] | None,
+        reword: Callable[[BusError], BusError] | None,
+    ) -> Plan[Taken]:
+        place = (take.stream, take.group)
+        lease_ms = milliseconds(take.lease_seconds)
+        key = take.idempotency_key
+        records = [_unkeyed(*place)]
+        if key is not None:
+            digests = [_digest(take.consumer, name, key) for name in principal.names]
+            records = [companion_key(take.stream, Kind.TAKE, take.group, digest) for digest in digests]
+        operands = {
+            "stream": take.stream,
+            "take_record": records[0],
+            "former_take_record": records[-1],
+            "group": take.group,
+            **owner,
+            "count": take.count,
+            "lease_ms": lease_ms,
+            "foreign_idle_ms": self._foreign_idle_ms,
+            "default_max_deliveries": self._max_deliveries,
+            "create_at": take.create_at or "",
+            "resume": int(take.resume),
+            "take_record_ms": 0 if key is None else lease_ms,
+            "scan_from": seen.scan_from,
+            "max_bytes": take.max_bytes or self._max_bytes,
+            "asked_max_deliveries": "" if take.max_deliveries is None else take.max_deliveries,
+            "many_groups": int(self._groups.has_many(take.stream)),
+            **self._groups.operands(take.stream, self._max_groups),
+            "batch": seen.batch,
+            **call_record(self._redis, take.stream, keep=key is not None),
+            **self._clocks.operands(*place),
+        }
+        return Plan(
+            TAKE_WORK.call(operands),
+            take.stream,
+            partial(self._taken, take, seen, on_created),
+            group=take.group,
+            retry_safe=key is not None,
+            # Entries may be large, and no short reply is to wait behind them.
+            role=Role.BULK,
+            reword=reword,
+        )
+
+    def _taken(self, take: Take, seen: _Seen, on_created: Callable[[str], None] | None, raw: Any) -> Taken:
+        reply = TAKE_WORK.read(raw)
+        if reply.too_many is not None:
+            raise no_more_groups(take.stream, reply.too_many)
+        if reply.group_created and on_created is not None:
+            on_created(take.stream)
+        self._note((take.stream, take.group), seen, reply.clock_name, reply.now, reply.largest)
+        seen.scan_from = reply.scan_from
+        self._groups.note(take.stream, reply.groups)
+        entries = reply_parsing.entries(reply.entries)
+        has_looked = not (take.resume or reply.replayed) and seen.scan_from == "-"
+        if has_looked and len(entries) == take.count and self._groups.has_few(take.stream):
+            seen.only_new_until = trio.current_time() + self._no_scan_seconds
+        return Taken(
+            entries,
+            reply.attempts,
+            reply.now,
+            reply.taken_at,
+            reply.expires,
+            reply.replayed,
+            reply.group_created,
+            reply.dead_lettered,
+            reply.next_due,
+            reply.still_held,
+            reply.lease_ms,
+            reply.own_limit,
+            reply.group_limit,
+            reply.consumer,
+        )
+
+    def _note(
+        self, place: tuple[str, str], seen: _Seen, clock_name: str, now: int, largest: int | None
+    ) -> None:
+        """Take note of a group's clock, and of the size of its entries."""
+        self._clocks.record(*place, clock_name, now)
+        if largest:
+            seen.batch = self._max_bytes // largest or 1
+
+
+@lru_cache(maxsize=1_024)
+def _unkeyed(stream: str, group: str) -> str:
+    """Return the key of a record that no take writes, for a take without an idempotency key."""
+    return companion_key(stream, Kind.TAKE, group, "")
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _own_limit(asked: int | None, of_group: int) -> int | None:
+    """Return the limit of deliveries of a lease, if it allows more than that of its group; 0 is for never."""
+    return asked if asked is not None and of_group and (asked == 0 or asked > of_group) else None
