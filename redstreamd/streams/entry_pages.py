@@ -1,6 +1,7 @@
 """Reading ranges of entries, bounded in number and bytes, whatever their writers put into them.
 
-A script looks at the size of what it reads. What was just added (`stream_ends`) is read by XRANGE.
+A script looks at the size of what it reads. What was just added (`stream_ends`), and what was read before
+(`measured_ranges`), is read by XRANGE.
 
 Replies come over the bulk connection, so that no short reply waits behind them. A stream that had a large
 page is read over another one from then on, so that pages of other streams do not wait behind its.
@@ -22,6 +23,7 @@ import trio
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
+from redstreamd.streams.measured_ranges import MeasuredRanges
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.scripts import load
 from redstreamd.streams.stream_ends import PageKey, StreamEnds
@@ -83,6 +85,7 @@ class Pages:
         """Read through `redis`."""
         self._redis = redis
         self._ends = StreamEnds()
+        self._ranges = MeasuredRanges()
         # Streams that had a large page, the last one last.
         self._large: dict[str, None] = {}
         # Streams that had small pages only, and when a stream of which nothing is known was asked for.
@@ -115,10 +118,15 @@ class Pages:
         """Plan to read entries; see `read`."""
         key = PageKey(stream, "XRANGE" if forward else "XREVRANGE", first, last, max_entries, max_bytes)
         now = trio.current_time()
-        if not self._ends.begins_at_end(key, now):
+        if self._ends.begins_at_end(key, now):
+            end, count = last, min(max_entries, _MOST_UNMEASURED)
+            read = partial(self._new_batch, key, now)
+        elif (known := self._ranges.end_for(key)) is not None:
+            end, count = known, max_entries
+            read = partial(self._known_batch, key)
+        else:
             return self._measured(key)
-        write = (key.command, stream, first, last, "COUNT", min(max_entries, _MOST_UNMEASURED) + 1)
-        read = partial(self._new_batch, key, now)
+        write = (key.command, stream, first, end, "COUNT", count + 1)
         return Plan(write, stream, read, retry_safe=True, role=self._role(stream, now))
 
     def _role(self, stream: str, now: float) -> Role:
@@ -150,20 +158,35 @@ class Pages:
         if reply.large:
             raise UnfinishedError(partial(self._read_measured, key))
         batch = Batch(reply_parsing.entries(reply.entries), reply.more)
+        sizes = map(len, map(_joined, batch.entries))
+        # A character of text has up to four bytes.
+        is_ascii = not isinstance(reply.entries, bytes) or reply.entries.isascii()
+        self._ranges.note(key, batch.entries, max(sizes, default=0) * (1 if is_ascii else 4))
         if not batch.has_more:
             self._ends.note_end(key, batch.entries[-1].id if batch.entries else None, asked)
         return batch
+
+    def _known_batch(self, key: PageKey, raw: Any) -> Batch:
+        entries = reply_parsing.entries(raw)
+        size = len(b"".join(chain.from_iterable([entry.words for entry in entries])))
+        if len(entries) <= key.max_entries or size > key.max_bytes:
+            # Some were deleted, or these are other entries.
+            self._ranges.forget(key.stream)
+            raise UnfinishedError(partial(self._read_measured, key))
+        del entries[key.max_entries :]
+        return Batch(entries, has_more=True)
 
     def _new_batch(self, key: PageKey, asked: float, raw: Any) -> Batch:
         entries = reply_parsing.entries(raw)
         if _MOST_UNMEASURED < len(entries) <= key.max_entries:
             raise UnfinishedError(partial(self._read_measured, key))
-        sizes = [len(b"".join(entry.words)) for entry in entries]
+        sizes = list(map(len, map(_joined, entries)))
         fitting, size = 0, 0
         while fitting < min(len(entries), key.max_entries) and size < key.max_bytes:
             size += sizes[fitting]
             fitting += 1
         self._note(key.stream, is_large=sum(sizes) > _LARGE_BYTES)
+        self._ranges.note(key, entries, max(sizes, default=0))
         if fitting < len(entries):
             del entries[fitting:]
             return Batch(entries, has_more=True)
@@ -188,6 +211,11 @@ def _remember(streams: dict[str, T], stream: str, value: T) -> None:
     if len(streams) >= _MAX_REMEMBERED:
         del streams[next(iter(streams))]
     streams[stream] = value
+
+
+def _joined(entry: RawEntry) -> Any:
+    words = entry.words
+    return words[0][:0].join(words) if words else b""
 
 
 def _size(entries: bytes | list[Any]) -> int:
