@@ -33,7 +33,7 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
     def begin(cls, wait: Wait, exchange: Exchange, invocation: Invocation[Any], end: bytes) -> DirectWait:
         """Let a call wait; it ends once it is told, or its exchange is cut short."""
         self = cls(
-            deadline=wait.deadline,
+            deadline=wait.ends(),
             account=wait.account or exchange.session.account,
             may_fail=wait.may_fail,
             claim=wait.claim,

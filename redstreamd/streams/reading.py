@@ -106,6 +106,8 @@ class Reader:
         self._places = places
         # Searches without a filter. Clients wait for the same again and again.
         self._search = functools.lru_cache(maxsize=256)(partial(_NextEntries, self))
+        # Many wait for the same, and then have the same value.
+        self._unfiltered = functools.lru_cache(maxsize=256)(self._wait_from)
         self._max_bytes = max_bytes
         self._scanning = trio.Semaphore(_SCANS_AT_ONCE)
 
@@ -297,19 +299,33 @@ class Reader:
             streams: See `wait`, as for the others.
             cursor: Where to begin.
             count: The most entries.
-            timeout_seconds: How long to wait, from now on.
+            timeout_seconds: How long to wait, from when the wait begins.
             wanted: The filter.
             convert: Makes the result; those who give the same function share what it makes.
 
         Raises:
             BusError: INVALID_ARGUMENT for a malformed cursor.
         """
-        deadline = trio.current_time() + timeout_seconds
         names = tuple(streams)
-        if wanted:
-            self.encryption.check_filter(names, wanted)
-        search = self._search(names, count) if not wanted else _NextEntries(self, names, count, wanted)
-        return Wait(partial(self._places.join, search, _position(names, cursor)), deadline, convert, convert)
+        if not wanted:
+            return self._unfiltered(names, cursor, count, timeout_seconds, convert)
+        self.encryption.check_filter(names, wanted)
+        return self._wait_from(names, cursor, count, timeout_seconds, convert, wanted)
+
+    def _wait_from(
+        self,
+        names: tuple[str, ...],
+        cursor: str,
+        count: int,
+        seconds: float,
+        convert: Callable[[Waited], object],
+        wanted: Mapping[str, Any] | None = None,
+    ) -> Wait:
+        search = _NextEntries(self, names, count, wanted) if wanted else self._search(names, count)
+        position = tuple(entry_ids.split_cursor(names, cursor))
+        return Wait(
+            partial(self._places.join, search, position), convert=convert, same=convert, seconds=seconds
+        )
 
     async def begin_wait(
         self,
@@ -441,11 +457,6 @@ class _NextEntries:
     def nothing(self, position: tuple[str, ...]) -> Waited:
         at = dict(zip(self.streams, position, strict=True))
         return Waited([], at, at, [])
-
-
-@functools.lru_cache(maxsize=256)
-def _position(streams: tuple[str, ...], cursor: str) -> tuple[str, ...]:
-    return tuple(entry_ids.split_cursor(streams, cursor))
 
 
 def _canonical(wanted: Mapping[str, Any]) -> Hashable:

@@ -168,25 +168,33 @@ def unchanged(found: Any) -> Any:
 class Wait(msgspec.Struct, frozen=True):
     """A wait that has not begun, as a value: `run_wait` and the direct path run the same.
 
+    Many who wait for the same may have the same one.
+
     Attributes:
         join: Lets a sleeper wait for it; it may be told, or its error, before that returns.
-        deadline: When it ends, by trio's clock.
+        deadline: When it ends, by trio's clock; None: `seconds` after it has begun.
         convert: Makes the result of what was found.
         same: Waits with the same value make the same of what was found; None: nobody else does.
         may_fail: See `Sleeper`.
         claim: Its place below the limit of waits, if it has one already; then it has to be run.
         account: Who waits, if that is known.
         reword: Makes the error that the caller gets.
+        seconds: How long it takes; for those without a deadline.
     """
 
     join: Callable[[Sleeper], None]
-    deadline: float
+    deadline: float | None = None
     convert: Callable[[Any], object] = unchanged
     same: Hashable = None
     may_fail: bool = False
     claim: Claim | None = None
     account: Account | None = None
     reword: Callable[[Exception], Exception] | None = None
+    seconds: float = 0.0
+
+    def ends(self) -> float:
+        """Return when it ends if it begins now, by trio's clock."""
+        return trio.current_time() + self.seconds if self.deadline is None else self.deadline
 
     def then(self, convert: Callable[[Any], object]) -> Wait:
         """Return the same wait with another result, made of its own."""
@@ -220,7 +228,7 @@ async def run_wait(wait: Wait) -> Any:
     Cancellation: leaves nothing behind.
     """
     sleeper = TaskSleeper(
-        wait.deadline, account=wait.account or ACCOUNT.get(), may_fail=wait.may_fail, claim=wait.claim
+        wait.ends(), account=wait.account or ACCOUNT.get(), may_fail=wait.may_fail, claim=wait.claim
     )
     wait.join(sleeper)
     try:

@@ -1,9 +1,9 @@
-"""The least that a server of pure Python does for those who wait: `floor`, for `stream_wait` and subscriptions.
+"""The least that a server of pure Python does for those who wait: `stream_wait` and subscriptions.
 
-A task for each connection, which reads, decodes, and notes who waits from which cursor; one connection to Redis,
-with tracking, that is told of a change, and then reads once for all who wait at a place. What they are told is
-encoded once, and written to each at once. There are no deadlines, no limits, no cancellation, no accounts and no
-turns: what it takes is the floor beneath the daemon's figures of waiting, on the same machine.
+As `floor`: a task for each connection, which reads, decodes, and notes who waits from which cursor. One
+connection to Redis, with tracking, is told of a change, and then reads once for all who wait at a place. What
+they are told is encoded once, and written to each at once. There are no deadlines, no limits, no
+cancellation, no accounts and no turns: what it takes is the floor beneath the daemon's figures of waiting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import hiredis
 import msgspec
 import trio
 
-_RESULT: Final = b'{"jsonrpc":"2.0","id":'
+_OPENING: Final = b'{"jsonrpc":"2.0","id":'
 #: A server's answer to `initialize`.
 _GREETING: Final = {
     "protocolVersion": "2025-11-25",
@@ -101,11 +101,11 @@ class Floor:
             self._look(stream, cursor)
         if subscribers := self._subscribers.get(stream):
             self._command("EXISTS", stream, then=_ignored)
-            line = _encode(
-                {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": _URI + stream}}
-            )
+            params = {"uri": _URI + stream}
+            told = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": params}
+            line = _encode(told) + b"\n"
             for client in subscribers:
-                client.send(line + b"\n")
+                client.send(line)
 
     def _look(self, stream: str, cursor: str) -> None:
         """Read what a place waits for; to read it tracks the stream, too."""
@@ -125,9 +125,10 @@ class Floor:
             shown.append({"id": entry_id.decode(), "fields": fields})
         body = _encode({"entries": shown, "next_cursor": shown[-1]["id"], "timed_out": False})
         text = _encode(body.decode())
-        end = b'"content":[{"type":"text","text":%b}],"structuredContent":%b,"isError":false}}\n' % (text, body)
+        content = b'{"content":[{"type":"text","text":%b}],"structuredContent":%b,' % (text, body)
         for client, request_id in place:
-            client.send(b"".join((_RESULT, _encode(request_id), b',"result":{', end)))
+            parts = (_OPENING, _encode(request_id), b',"result":', content, b'"isError":false}}\n')
+            client.send(b"".join(parts))
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Serve one client."""

@@ -201,7 +201,7 @@ def wait_at(
 ) -> Recorder:
     """Let somebody wait."""
     wait = bus.reader.wait_after(["s"], cursor, 10, seconds, wanted)
-    recorder = kind(wait.deadline)
+    recorder = kind(wait.ends())
     wait.join(recorder)
     return recorder
 
