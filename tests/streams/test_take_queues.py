@@ -35,7 +35,7 @@ def behind(bus: Bus, consumer: str, seconds: float = 600.0) -> TaskSleeper:
     """Let one wait behind another."""
     wait = bus.work.wait_to_take(take(consumer), ME, timeout_seconds=seconds)
     assert wait is not None
-    sleeper = TaskSleeper(wait.deadline)
+    sleeper = TaskSleeper(wait.ends())
     wait.join(sleeper)
     return sleeper
 
