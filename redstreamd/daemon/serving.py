@@ -379,7 +379,7 @@ def bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:
         Child("audit", parts.call_log.audit.run),
         Child("access log", parts.call_log.access.run),
         Child("collector", parts.collector.run),
-        Child("freed memory", give_back_freed),
+        Child("freed memory", partial(give_back_freed, parts.collector.collect)),
         Child("memory pressure", parts.memory_pressure.run, restart=Restart.TRANSIENT),
         Child("redis", parts.topology.run),
         Child("tail hub", run_hub),

@@ -6,7 +6,8 @@ sampled is given by probes.
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -43,11 +44,21 @@ class History:
         """Ask `probes` every so many seconds; they must neither block nor raise."""
         self._probes = probes
         self._seconds = seconds
-        self._series: dict[str, deque[float | None]] = {}
+        # Each allocated once, of a fixed length: see `recent_maximum`. What was not known is not a number.
+        self._series: dict[str, array[float]] = {}
+        # How many were taken; the next one of each series is at this place, counted round.
+        self._taken = 0
 
     def figures(self) -> RecentFigures:
         """Return the samples."""
-        return RecentFigures(self._seconds, {name: list(values) for name, values in self._series.items()})
+        places = [taken % SAMPLES for taken in range(max(0, self._taken - SAMPLES), self._taken)]
+        return RecentFigures(
+            self._seconds,
+            {
+                name: [None if math.isnan(values[place]) else values[place] for place in places]
+                for name, values in self._series.items()
+            },
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Sample until cancelled. After a pause of the machine there is no sample of it."""
@@ -61,10 +72,14 @@ class History:
             last = now
 
     def _sample(self, elapsed: float) -> None:
+        place = self._taken % SAMPLES
+        self._taken += 1
         for probe in self._probes:
             for name, value in probe(elapsed).items():
-                values = self._series.setdefault(name, deque(maxlen=SAMPLES))
-                values.append(None if value is None else float(f"{value:.4g}"))
+                values = self._series.get(name)
+                if values is None:
+                    values = self._series[name] = array("d", [math.nan]) * SAMPLES
+                values[place] = math.nan if value is None else float(f"{value:.4g}")
 
 
 def calls_probe(calls: RecentCalls) -> Probe:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections import deque
 from typing import Any, Final
 
 import attrs
 import trio
+
+from redstreamd.service.recent_maximum import RecentMaximum
 
 #: Of `gc.set_threshold`. The interpreter counts allocations less deallocations, so a collection sees some
 #: times as many objects; with 1,500 pauses were 10 ms while 4,000 connections came. Each object is seen once:
@@ -65,8 +66,7 @@ class Collector:
         self._began = 0.0
         self._collections = self._full = 0
         self._seconds = self._longest = 0.0
-        # When, and how long. Invariant: each is longer than all after it.
-        self._recent: deque[tuple[float, float]] = deque()
+        self._recent = RecentMaximum(_RECENT_SECONDS)
         self._blocks = 0
 
     def settle(self) -> None:
@@ -84,12 +84,11 @@ class Collector:
 
     def statistics(self) -> CollectorStatistics:
         """Return a snapshot."""
-        self._forget(time.monotonic())
         return CollectorStatistics(
             collections=self._collections,
             seconds=round(self._seconds, 6),
             longest_seconds=round(self._longest, 6),
-            recent_longest_seconds=round(self._recent[0][1], 6) if self._recent else 0.0,
+            recent_longest_seconds=round(self._recent.greatest(time.monotonic()), 6),
             full=self._full,
             blocks=sys.getallocatedblocks(),
         )
@@ -105,8 +104,14 @@ class Collector:
                 self.look_at_everything()
 
     def collect(self) -> None:
-        """Free the cycles among what came since the last collection."""
-        gc.collect()
+        """Free the cycles among what came since the last collection, and the blocks kept for new objects.
+
+        The interpreter keeps such blocks of lists, tuples, floats and others. One of them is enough to keep
+        an area of a megabyte in use. Nothing happens before `settle`, when it would look at all that was
+        imported.
+        """
+        if self._is_settled:
+            gc.collect()
 
     def look_at_everything(self) -> None:
         """Free all cycles, those out of sight included; a pause that grows with the number of objects."""
@@ -123,16 +128,9 @@ class Collector:
         if phase == "start":
             self._began = used
             return
-        seconds, now = used - self._began, time.monotonic()
+        seconds = used - self._began
         gc.freeze()
         self._collections += 1
         self._seconds += seconds
         self._longest = max(self._longest, seconds)
-        while self._recent and self._recent[-1][1] <= seconds:
-            self._recent.pop()
-        self._recent.append((now, seconds))
-        self._forget(now)
-
-    def _forget(self, now: float) -> None:
-        while self._recent and self._recent[0][0] < now - _RECENT_SECONDS:
-            self._recent.popleft()
+        self._recent.note(seconds, time.monotonic())

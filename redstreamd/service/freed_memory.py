@@ -5,12 +5,16 @@ unmapped when they are freed; but with each that is freed glibc takes larger one
 the dynamic adjustment of M_MMAP_THRESHOLD), where a single small block above them keeps them from going back.
 So the bound is fixed. What small blocks have left is given back after a peak, when the process is idle
 (malloc_trim(3)).
+
+Python's own small blocks lie in areas of a megabyte, each of which goes back by itself once nothing in it is
+used. So what is kept for long must not be made during a peak: see `recent_maximum`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -23,6 +27,8 @@ _M_MMAP_THRESHOLD: Final = -3
 _MAPPED_BYTES: Final = 256 * 1024
 #: How much more than after the last time there must have been.
 _PEAK_BYTES: Final = 16 * 1024 * 1024
+#: It is tried again after so much was given back.
+_WORTHWHILE_BYTES: Final = 512 * 1024
 _TICK_SECONDS: Final = 1.0
 #: How much of that time the process may have worked to count as idle.
 _IDLE_SHARE: Final = 0.1
@@ -41,18 +47,29 @@ async def trim() -> None:
         await trio.to_thread.run_sync(trim, 0)
 
 
-async def give_back_freed(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Give memory back after each peak, once the process is idle; until cancelled."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+async def give_back_freed(
+    collect: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Give memory back after each peak, once the process is idle, for as long as that helps; until cancelled.
+
+    Args:
+        collect: Frees what the interpreter keeps for new objects.
+        task_status: Told when it has begun.
+    """
     task_status.started()
     kept = resident_bytes()
-    while trim is not None:
+    is_high = False
+    while True:
         worked = time.process_time()
         await trio.sleep(_TICK_SECONDS)
         is_idle = time.process_time() - worked < _IDLE_SHARE * _TICK_SECONDS
-        if is_idle and resident_bytes() > kept + _PEAK_BYTES:
-            # Without the lock of the interpreter; the event loop goes on.
-            await trio.to_thread.run_sync(trim, 0)
+        before = resident_bytes()
+        is_high = is_high or before > kept + _PEAK_BYTES
+        if not is_high:
+            kept = min(kept, before)
+        elif is_idle:
+            collect()
+            await trim()
             kept = resident_bytes()
-        else:
-            kept = min(kept, resident_bytes())
+            # What holds the rest may go a little later.
+            is_high = kept < before - _WORTHWHILE_BYTES

@@ -7,10 +7,11 @@ longest pass is the longest delay of any event.
 from __future__ import annotations
 
 import time
-from collections import deque
 from typing import Final
 
 import trio
+
+from redstreamd.service.recent_maximum import RecentMaximum
 
 #: Passes before this are not among the recent ones.
 _RECENT_SECONDS: Final = 120.0
@@ -44,8 +45,7 @@ class LoopLag(trio.abc.Instrument):
         self.worst_seconds = 0.0
         self._longest = 0.0
         self._readers: list[LagReader] = []
-        # When it was taken, and how long. Invariant: each is longer than all after it.
-        self._recent: deque[tuple[float, float]] = deque()
+        self._recent = RecentMaximum(_RECENT_SECONDS)
         self._began_at: float | None = None
 
     def after_io_wait(self, timeout: float) -> None:
@@ -73,19 +73,10 @@ class LoopLag(trio.abc.Instrument):
         self.note()
         longest, self._longest = self._longest, 0.0
         self.worst_seconds = max(self.worst_seconds, longest)
-        while self._recent and self._recent[-1][1] <= longest:
-            self._recent.pop()
-        self._recent.append((time.monotonic(), longest))
-        self._forget()
+        self._recent.note(longest, time.monotonic())
         return longest
 
     @property
     def recent_seconds(self) -> float:
         """The longest pass that was taken in the last two minutes."""
-        self._forget()
-        return self._recent[0][1] if self._recent else 0.0
-
-    def _forget(self) -> None:
-        oldest = time.monotonic() - _RECENT_SECONDS
-        while self._recent and self._recent[0][0] < oldest:
-            self._recent.popleft()
+        return self._recent.greatest(time.monotonic())
