@@ -29,9 +29,9 @@ async def _make(server: Server, count: int) -> list[str]:
     return sorted(names)
 
 
-def _scans(server: Server) -> int:
+def _calls(server: Server, command: str) -> int:
     for line in server.command("INFO", "commandstats").decode().splitlines():
-        if line.startswith("cmdstat_scan:"):
+        if line.startswith(f"cmdstat_{command}:"):
             return int(line.partition("calls=")[2].partition(",")[0])
     return 0
 
@@ -50,18 +50,21 @@ async def test_the_pages_of_a_long_listing_come_from_one_scan_that_holds_up_nobo
     # To sort so many names at once takes 10 units, and to check them 40.
     with measured:
         assert step.seconds < 5 * unit_seconds()
-    scans = _scans(server)
+    scans = _calls(server, "scan")
     assert scans >= _MANY // listing.SCANNED_AT_ONCE
     found = [each.stream for each in page]
+    asked = _calls(server, "evalsha")
     while more and len(found) < 2_000:
         page, cursor, more = await bus.lister.page("*", cursor=cursor, count=100)
         found += [each.stream for each in page]
     assert found == names[: len(found)]
+    # Where they end is asked for many at a time.
+    assert _calls(server, "evalsha") - asked == -(-(len(found) - 50) // 100) * 100 // listing.ASKED_AT_ONCE
     # Nor does whoever lists them at the same time.
     async with trio.open_nursery() as nursery:
         for _ in range(64):
             nursery.start_soon(bus.lister.names, "*")
-    assert _scans(server) == scans
+    assert _calls(server, "scan") == scans
 
 
 @ON_REDIS
@@ -120,12 +123,12 @@ async def test_an_error_about_a_missing_stream_does_not_look_through_all_streams
 ) -> None:
     """Nor does it take longer where there are many: its hints are of names that all who ask share."""
     await _make(server, _MANY)
-    scans = _scans(server)
+    scans = _calls(server, "scan")
     with longest_step(but=("test_an_error",)) as step:
         async with trio.open_nursery() as nursery:
             for _ in range(100):
                 nursery.start_soon(stream_not_found, bus.redis, "team:01:nothing")
-    assert _scans(server) - scans <= 3
+    assert _calls(server, "scan") - scans <= 3
     with measured:
         assert step.seconds < 6 * unit_seconds()
 
