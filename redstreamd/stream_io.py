@@ -134,6 +134,17 @@ def nonblocking_write(stream: trio.abc.SendStream) -> Write | None:
     return write
 
 
+def descriptor(stream: trio.abc.Stream) -> Callable[[], int]:
+    """Return what returns the descriptor that input arrives at; -1: it is closed, or there is more to it."""
+    if isinstance(stream, trio.StapledStream):
+        stream = stream.receive_stream
+    return _fileno(stream) or _no_descriptor
+
+
+def _no_descriptor() -> int:
+    return -1
+
+
 def _fileno(stream: trio.abc.AsyncResource) -> Callable[[], int] | None:
     """Return what returns the descriptor of a stream, -1 once it is closed; None if there is more to it."""
     if isinstance(stream, trio.SocketStream):

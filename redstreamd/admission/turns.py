@@ -7,8 +7,9 @@ and divided where more is wanted than fits into a pass of trio's scheduler. Does
   for many, it says for whom by `work_for`. The daemon's own work is nobody's, and never waits.
 - *Turns*: in one pass about `TURN_SECONDS` are for new work of clients. A reader of a connection asks
   `is_over` before each message. What does not fit waits in a `FairQueue`, and at the end of a pass as much is
-  taken from that as fits into the next. While one connection alone has work, the turn is longer, because
-  short ones cost a few percent.
+  taken from that as fits into the next. Long turns cost less, so they are as long as nobody light is kept
+  waiting by them: one that got little and has a call under way makes them short, and one whose next message
+  has arrived ends a turn.
 - *Deferred commands*: a process that has many commands waiting for Redis (see ``redisio.pipeline``) is not
   read from until these are fewer.
 """
@@ -16,6 +17,7 @@ and divided where more is wanted than fits into a pass of trio's scheduler. Does
 from __future__ import annotations
 
 import math
+import select
 import time
 from collections import deque
 from contextvars import ContextVar
@@ -27,17 +29,25 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.fair_queue import FairQueue, is_behind
 
-#: Seconds of new work in a pass of the scheduler while several clients have some. A pass also handles what
-#: Redis answered, which takes about as long; a request waits for one or two passes.
-TURN_SECONDS: Final = 0.0012
-#: The same while none of them got much less than the others: nobody is there whom long turns would hurt.
-GREEDY_TURN_SECONDS: Final = 0.003
+#: Seconds of new work in a pass of the scheduler while several clients have some.
+TURN_SECONDS: Final = 0.003
+#: The same while somebody light may have a call under way. A pass also handles what Redis answered, which
+#: takes about as long; a call waits for two or three passes.
+LIGHT_TURN_SECONDS: Final = 0.0004
 #: Another turn is given if so many seconds at most are promised to others.
 _ROOM_SECONDS: Final = 0.0002
 #: The same while one connection alone has work: as long as others may have to wait when they come.
 LONE_TURN_SECONDS: Final = 0.004
 #: Seconds that handling replies of Redis may take at once, unless one connection alone has work.
 REPLIES_SECONDS: Final = 0.001
+#: The same while somebody light may have a call under way.
+LIGHT_REPLIES_SECONDS: Final = 0.0004
+#: For so long after its message was read, a call of somebody light is taken to be under way.
+_LIGHT_SECONDS: Final = 0.003
+#: How often it is looked whether a message of somebody light has arrived.
+_LOOK_SECONDS: Final = 0.0003
+#: Of so many light connections at most, of those that were served last.
+_MOST_LIGHT: Final = 16
 #: For so long after another one was served a connection is not alone.
 _COMPANY_SECONDS: Final = 0.1
 #: A process is not read from while so many of its commands wait for Redis: enough to have the next ready.
@@ -54,9 +64,10 @@ class Turns(trio.abc.Instrument):
 
     Attributes:
         account: On whose behalf the loop works now; None for the daemon itself.
-        ends: When new work of clients gives way in this pass, by `time.perf_counter`.
+        ends: From when on `is_over` is to be asked in this pass, by `time.perf_counter`.
         now: When this pass began, by `time.perf_counter`.
         is_shared: Whether several connections had work of late.
+        is_light: Whether one who got little was served of late.
         redis_seconds: Redis's time that what was sent for `account` will take, and that is not counted yet.
         waiting: Tasks that wait for their turn.
     """
@@ -66,7 +77,7 @@ class Turns(trio.abc.Instrument):
         self.account: Account | None = None
         self.ends = 0.0
         self.now = time.perf_counter()
-        self.is_shared = False
+        self.is_shared = self.is_light = False
         self.redis_seconds = 0.0
         self.waiting: Final[FairQueue[tuple[Task, float]]] = FairQueue()
         # Readers of processes with many commands waiting, by process.
@@ -83,8 +94,14 @@ class Turns(trio.abc.Instrument):
         self._is_new_pass = True
         self._last: Account | None = None
         self._company_ends = 0.0
-        # Until when there may be a client that got much less than others.
-        self._light_ends = 0.0
+        # Whether, and until when, a call of a client that got much less than others may be under way.
+        self._is_urgent = False
+        self._urgent_ends = -math.inf
+        # When the turn ends if nobody light calls before; `ends` is when it is next looked whether one does.
+        self._turn_ends = 0.0
+        # Connections of clients that got little, and that are read next when something arrives.
+        self._light: dict[int, None] = {}
+        self._arrivals = select.poll()
         self._ticker: Task | None = None
         self._is_ticking = False
 
@@ -113,15 +130,18 @@ class Turns(trio.abc.Instrument):
             if self._is_new_pass:
                 self._is_new_pass = False
                 self.now = self._since
-                if self.now < self._company_ends:
-                    self.is_shared = True
-                    is_light = self.now < self._light_ends
-                    self.ends = self.now + (TURN_SECONDS if is_light else GREEDY_TURN_SECONDS)
+                self.is_shared = self.now < self._company_ends
+                self._is_urgent = self.now < self._urgent_ends
+                self.is_light = self.now < self._urgent_ends + _COMPANY_SECONDS
+                if self.is_shared:
+                    turn = LIGHT_TURN_SECONDS if self._is_urgent else TURN_SECONDS
                     self._ran = time.thread_time()
                 else:
-                    self.is_shared = False
-                    self.ends = self.now + LONE_TURN_SECONDS
+                    turn = LONE_TURN_SECONDS
                     self._ran = -math.inf
+                self.ends = self._turn_ends = self.now + turn
+                if self._light and turn > _LOOK_SECONDS:
+                    self.ends = self.now + _LOOK_SECONDS
 
     def before_io_wait(self, timeout: float) -> None:
         """End a pass: trio's hook."""
@@ -142,27 +162,64 @@ class Turns(trio.abc.Instrument):
     @property
     def replies_seconds(self) -> float:
         """How long replies of Redis may be handled at once."""
-        return REPLIES_SECONDS if self.is_shared else LONE_TURN_SECONDS
+        if not self.is_shared:
+            return LONE_TURN_SECONDS
+        return LIGHT_REPLIES_SECONDS if self._is_urgent else REPLIES_SECONDS
 
     # Turns
 
     def is_over(self) -> bool:
-        """Return whether new work has to give way in this pass.
+        """Return whether new work of clients has to give way in this pass.
 
         Where other programs had the processor meanwhile, shorter turns would help nobody, and cost more.
         """
-        return time.perf_counter() >= self.ends and time.thread_time() - self._ran >= self.ends - self.now
+        now = time.perf_counter()
+        if now < self._turn_ends:
+            if now < self.ends:
+                return False
+            if not self._is_called(now):
+                self.ends = min(now + _LOOK_SECONDS, self._turn_ends)
+                return False
+            # For the rest of this pass; and the next one is short.
+            self.ends = self._turn_ends = now
+            self._ran = -math.inf
+        return time.thread_time() - self._ran >= self._turn_ends - self.now
 
-    def let_pass(self, process: Account) -> bool:
-        """Return whether a process got so little that its next message need not wait for a turn."""
+    def _is_called(self, now: float) -> bool:
+        """Return whether a message of somebody light has arrived."""
+        arrived = self._arrivals.poll(0)
+        for descriptor, _ in arrived:
+            # It is there again once it was read. So one that was closed, or is another's now, calls once.
+            del self._light[descriptor]
+            self._arrivals.unregister(descriptor)
+        if arrived:
+            self._urgent_ends = now + _LIGHT_SECONDS
+        return bool(arrived)
+
+    def let_pass(self, process: Account, descriptor: int = -1) -> bool:
+        """Return whether a process got so little that its next message need not wait for a turn.
+
+        Args:
+            process: The process.
+            descriptor: The connection that it is read from: its next message ends others' turns. -1: it does
+                not.
+        """
         if not is_behind(process):
             return False
-        self._light_ends = self.now + _COMPANY_SECONDS
+        self._urgent_ends = self.now + _LIGHT_SECONDS
+        if descriptor >= 0 and descriptor not in self._light:
+            if len(self._light) >= _MOST_LIGHT:
+                oldest = next(iter(self._light))
+                del self._light[oldest]
+                self._arrivals.unregister(oldest)
+            self._light[descriptor] = None
+            self._arrivals.register(descriptor, select.POLLIN)
         return True
 
     def spend(self, account: Account) -> None:
         """Count what a task that was just started will take: the next pass has less room for turns."""
         self.ends -= account.part
+        self._turn_ends -= account.part
         self._promised += account.part
 
     async def turn(self, account: Account, seconds: float) -> None:

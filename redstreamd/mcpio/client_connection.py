@@ -29,7 +29,7 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
 from redstreamd.mcpio.session import LONG_MESSAGE, Session, Task
 from redstreamd.policy import Principal
-from redstreamd.stream_io import Receive, nonblocking_receiver, receiver
+from redstreamd.stream_io import Receive, descriptor, nonblocking_receiver, receiver
 
 # A client that stopped sending may still read, as `nc` does once its input ends. A client that has gone keeps
 # its waits for no longer than this.
@@ -349,6 +349,7 @@ class ClientConnection:
         account, turn = self._books.account, turns()
         process = account.parent or account
         lines, clock = splitter.lines, time.perf_counter
+        fileno = descriptor(self._stream)
         has_ended = False
         size = 0
         while True:
@@ -356,7 +357,8 @@ class ClientConnection:
                 return
             if lines:
                 must_wait, may_go = len(turn.waiting) > 0, False
-                if (must_wait or (clock() >= turn.ends and turn.is_over())) and turn.let_pass(process):
+                others = must_wait or turn.is_shared or (clock() >= turn.ends and turn.is_over())
+                if others and turn.let_pass(process, fileno()):
                     # Whoever got little may read one message at once.
                     must_wait, may_go = False, True
                 turn.work_for(account)

@@ -4,9 +4,10 @@ Owns the order, the bounds, and the exact line between sent and not sent. It doe
 not know what goes over the wire beyond its packed length.
 
 Requests on behalf of clients are sent while those ahead of them are no more than `WINDOW_SECONDS` of work;
-the others are deferred, and sent in the order of a `FairQueue`. So what a client sends waits for little
-else, however much others have sent before. The daemon's own requests are never deferred. Work is estimated
-from sizes: measured times would contain those of the network and of our own event loop.
+the others are deferred, and sent in the order of a `FairQueue`. Whoever got little is not deferred. So what a
+client sends waits for little else, however much others have sent before. The daemon's own requests are never
+deferred. Work is estimated from sizes: measured times would contain those of the network and of our own event
+loop.
 
 Prior art: redis-rs's multiplexed connection, coredis's request queue. They give every request a
 channel or an event; here the caller parks its own task, which at 100,000 requests a second is
@@ -56,10 +57,18 @@ SECOND_LOOK_SECONDS: Final = 0.01
 WINDOW_SECONDS: Final = 0.002
 #: The same while several clients have requests: as long as each waits for the others at the server.
 SHARED_WINDOW_SECONDS: Final = 0.0015
+#: The same while somebody got little, who is to wait for little.
+LIGHT_WINDOW_SECONDS: Final = 0.001
 
 #: So many requests are in flight whatever the tasks behind them take: with a server that is far away, few in
 #: flight are few replies in a second.
 STEPS_COUNT_BEYOND: Final = 16
+#: The same while somebody got little.
+LIGHT_STEPS_COUNT_BEYOND: Final = 4
+
+#: So many times what a task takes are counted for the request that it waits for: replies behind that wait for
+#: the task, and so do messages that arrive.
+_STEP_TIMES: Final = 2
 
 #: Less than any request takes.
 _NO_WORK_SECONDS: Final = 1e-9
@@ -92,8 +101,7 @@ class Request(msgspec.Struct, eq=False, gc=False):
         account: On whose behalf it is sent; None for the daemon itself.
         kind: The command's name, or a script's digest.
         seconds: How much work it is, for the server and for the reader of its reply.
-        step: What the task that waits for the reply will take, if other clients have requests: the replies
-            behind it wait for that, too.
+        step: What is counted for the task that waits for the reply, if other clients have requests.
         deadline: When its reply is overdue, on trio's clock; infinite until it is sent.
         result: The reply, or an exception to raise, if nothing was called; None once it was returned.
         task: Is parked in `reply`.
@@ -189,9 +197,11 @@ class Pipeline:
                 large, and each is more than the server should have before it.
             traffic: Where it counts what is sent; None for a new one.
         """
-        # Seconds of work that may be in flight while one client has requests, and while several have.
+        # Seconds of work that may be in flight while one client has requests, while several have, and while
+        # one of these got little.
         self._lone_window = _NO_WORK_SECONDS if one_at_a_time else WINDOW_SECONDS
         self._shared_window = _NO_WORK_SECONDS if one_at_a_time else SHARED_WINDOW_SECONDS
+        self._light_window = _NO_WORK_SECONDS if one_at_a_time else LIGHT_WINDOW_SECONDS
         self._on_queued = on_queued
         self._send_now = send_now
         # The pass in which that was called last, by `Turns.now`.
@@ -302,12 +312,14 @@ class Pipeline:
             steps = self._steps
             if turns.is_shared:  # type: ignore[union-attr]
                 # Not for a lone client: nobody else waits for its tasks.
-                window = self._shared_window
+                window = self._window
                 if then is None:
-                    request.step = account.part
+                    request.step = _STEP_TIMES * account.part
                     steps += request.step
             work = self._work + seconds
-            if self._waiting or (work + steps > window and not self._has_room(work, window)):
+            if (self._waiting or (work + steps > window and not self._has_room(work, window))) and (
+                account.queued or not turns.let_pass(account.parent or account)  # type: ignore[union-attr]
+            ):
                 self._defer(account, request, packed)
                 return request
             self._work, self._steps = work, steps
@@ -326,8 +338,13 @@ class Pipeline:
             work: How much work there would be then.
             window: How much there may be.
         """
-        has_few = len(self._outbox) + len(self._in_flight) < STEPS_COUNT_BEYOND
-        return not self._work or (work <= window and has_few)
+        return not self._work or (work <= window and self._has_few())
+
+    def _has_few(self) -> bool:
+        """Return whether so few requests are in flight that one more may be, whatever tasks take."""
+        is_light = self._turns is not None and self._turns.is_light
+        most = LIGHT_STEPS_COUNT_BEYOND if is_light else STEPS_COUNT_BEYOND
+        return len(self._outbox) + len(self._in_flight) < most
 
     def send_now(self) -> None:
         """Send what is queued before the pass ends, once in a pass: those who come later share a write."""
@@ -338,8 +355,10 @@ class Pipeline:
 
     @property
     def _window(self) -> float:
-        shared = self._turns is not None and self._turns.is_shared
-        return self._shared_window if shared else self._lone_window
+        turns = self._turns
+        if turns is None or not turns.is_shared:
+            return self._lone_window
+        return self._light_window if turns.is_light else self._shared_window
 
     def _defer(self, account: Account, request: Request, packed: bytes) -> None:
         request.deferred = packed
@@ -364,8 +383,7 @@ class Pipeline:
         now = self._turns.now if self._turns is not None else 0.0
         window = self._window
         while self._waiting and (
-            self._work + self._steps < window
-            or (self._work < window and len(outbox) + len(self._in_flight) < STEPS_COUNT_BEYOND)
+            self._work + self._steps < window or (self._work < window and self._has_few())
         ):
             account, request = self._deferred.pop()
             self._let_go(account, request)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import socket
 import time
 from collections import Counter
 
@@ -113,3 +114,31 @@ async def test_a_process_is_held_back_until_fewer_of_its_commands_wait() -> None
         account.queue(-1)
         turns().dequeued(account)
     assert order == [1, 2]
+
+
+async def test_a_message_of_who_got_little_ends_the_turn_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TURN_SECONDS", "LIGHT_TURN_SECONDS", "LONE_TURN_SECONDS"):
+        monkeypatch.setattr(f"redstreamd.admission.turns.{name}", 600.0)
+    accounts, turn = Accounts(), turns()
+    greedy, light = connection(accounts, 1), connection(accounts, 2)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        greedy.charge(1.0, 0.0)
+        await turn.turn(greedy, 0.0)
+        assert greedy.parent is not None
+        assert light.parent is not None
+        assert not turn.let_pass(greedy.parent, ours.fileno())
+        assert turn.let_pass(light.parent, ours.fileno())
+        await trio.lowlevel.checkpoint()
+        until = time.perf_counter() + 0.01
+        while time.perf_counter() < until:
+            assert not turn.is_over()
+        theirs.send(b"a message")
+        while not turn.is_over():
+            pass
+        # For all in this pass; in the next one whoever sent it reads.
+        assert turn.is_over()
+        await trio.lowlevel.checkpoint()
+        until = time.perf_counter() + 0.01
+        while time.perf_counter() < until:
+            assert not turn.is_over()

@@ -54,6 +54,26 @@ def test_a_command_waits_for_few_of_anothers_however_many_these_are() -> None:
     assert (calls.pipeline.deferred, calls.accounts.all.queued, greedy.running) == (0, 0, 0)
 
 
+def test_who_got_little_is_not_deferred_unless_it_has_much() -> None:
+    calls = Calls()
+    greedy, polite = calls.client(1), calls.client(2)
+    for number in range(8):
+        calls.send(greedy, f"greedy {number}")
+    # Those who wait have got much.
+    greedy.charge(1.0, 0.0)
+    calls.answer(2)
+    deferred = calls.pipeline.deferred
+    assert deferred > 0
+    calls.send(polite, "polite")
+    assert calls.pipeline.deferred == deferred
+    calls.pipeline.take(0.0)
+    sent = [calls.send(polite, f"further {number}") for number in range(100)]
+    # It got its share with these.
+    assert polite.queued > 0
+    first = next(number for number, request in enumerate(sent) if request.deferred is not None)
+    assert all(request.deferred is not None for request in sent[first:])
+
+
 def test_small_commands_are_sent_at_once_and_the_daemons_own_always() -> None:
     calls = Calls()
     client = calls.client(1)
