@@ -50,8 +50,9 @@ _LOOK_SECONDS: Final = 0.0003
 _MOST_LIGHT: Final = 16
 #: For so long after another one was served a connection is not alone.
 _COMPANY_SECONDS: Final = 0.1
-#: A process is not read from while so many of its commands wait for Redis: enough to have the next ready.
-MAX_QUEUED: Final = 8
+#: A process is not read from once so many of its commands wait for Redis, until fewer than half of them do:
+#: so the next are ready, and messages are not read one by one.
+MAX_QUEUED: Final = 32
 #: Of how many steps the cost of a step is about the mean.
 _PARTS: Final = 8
 
@@ -133,12 +134,10 @@ class Turns(trio.abc.Instrument):
                 self.is_shared = self.now < self._company_ends
                 self._is_urgent = self.now < self._urgent_ends
                 self.is_light = self.now < self._urgent_ends + _COMPANY_SECONDS
+                turn = LONE_TURN_SECONDS
                 if self.is_shared:
                     turn = LIGHT_TURN_SECONDS if self._is_urgent else TURN_SECONDS
-                    self._ran = time.thread_time()
-                else:
-                    turn = LONE_TURN_SECONDS
-                    self._ran = -math.inf
+                self._ran = time.thread_time()
                 self.ends = self._turn_ends = self.now + turn
                 if self._light and turn > _LOOK_SECONDS:
                     self.ends = self.now + _LOOK_SECONDS
@@ -270,7 +269,7 @@ class Turns(trio.abc.Instrument):
     # Deferred commands
 
     async def wait_fewer_queued(self, process: Account) -> None:
-        """Wait until fewer than `MAX_QUEUED` commands of a process wait; a checkpoint."""
+        """Wait until fewer than half of `MAX_QUEUED` commands of a process wait; a checkpoint."""
         tasks = self._held_back.setdefault(process, deque())
         task = current_task()
 
@@ -286,7 +285,7 @@ class Turns(trio.abc.Instrument):
     def dequeued(self, account: Account) -> None:
         """Note that a command of a connection waits no more."""
         process = account.parent
-        if process is None or process.queued >= MAX_QUEUED or process not in self._held_back:
+        if process is None or process.queued >= MAX_QUEUED // 2 or process not in self._held_back:
             return
         tasks = self._held_back[process]
         for _ in range(min(len(tasks), MAX_QUEUED - process.queued)):

@@ -52,9 +52,9 @@ MAX_SEND_BYTES: Final = 256 * 1024
 #: Seconds for the reader to get at replies that arrived while this process was held up.
 SECOND_LOOK_SECONDS: Final = 0.01
 
-#: Seconds of work that requests in flight may be for the server and for the reader of their replies. Less
-#: would leave the server idle while this process does something else.
-WINDOW_SECONDS: Final = 0.002
+#: Seconds of work that requests in flight may be for the server and for the reader of their replies. So long
+#: may others have to wait when they come; with less, fewer are handled at once, which costs more.
+WINDOW_SECONDS: Final = 0.004
 #: The same while several clients have requests: as long as each waits for the others at the server.
 SHARED_WINDOW_SECONDS: Final = 0.0015
 #: The same while somebody got little, who is to wait for little.

@@ -84,11 +84,11 @@ async def test_who_is_cancelled_gives_up_the_turn_and_others_go_on() -> None:
         await went_on.wait()
 
 
-async def test_a_process_is_held_back_until_fewer_of_its_commands_wait() -> None:
+async def test_a_process_is_held_back_until_fewer_than_half_of_its_commands_wait() -> None:
     account = connection(Accounts(), 1)
     process = account.parent
     assert process is not None
-    account.queue(MAX_QUEUED + 1)
+    account.queue(MAX_QUEUED // 2 + 1)
     order: list[int] = []
 
     async def wait(number: int) -> None:
@@ -109,11 +109,8 @@ async def test_a_process_is_held_back_until_fewer_of_its_commands_wait() -> None
         assert order == []
         account.queue(-1)
         turns().dequeued(account)
-        await trio.testing.wait_all_tasks_blocked()
-        assert order == [1]
-        account.queue(-1)
-        turns().dequeued(account)
-    assert order == [1, 2]
+    # Woken in the same pass of the scheduler, which has its own order.
+    assert sorted(order) == [1, 2]
 
 
 async def test_a_message_of_who_got_little_ends_the_turn_of_others(monkeypatch: pytest.MonkeyPatch) -> None:

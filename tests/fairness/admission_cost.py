@@ -32,7 +32,7 @@ _PASS_THROUGH = """
 class _PassThrough(Turns):
     def work_for(self, account): pass
     def is_over(self): return False
-    def let_pass(self, process): return False
+    def let_pass(self, process, descriptor=-1): return False
     def spend(self, account): pass
     def dequeued(self, account): pass
     async def turn(self, account, seconds): await trio.lowlevel.checkpoint()
