@@ -74,8 +74,8 @@ class Run:
         assert await self.used() == server.port
 
 
-#: Seconds that a command has, and waits for a connection, where the test is not about that. Elections are waited
-#: for longer here than for a caller: a busy machine holds up the servers as well as this process.
+#: Seconds that a command has, and waits for a connection, where the test is not about that: a busy machine
+#: may hold up servers and sentinels, which are this process, for longer than a caller would wait.
 PATIENCE = {"command_timeout": 60.0, "connect_grace": 60.0}
 
 
@@ -430,9 +430,7 @@ async def test_a_server_that_former_sentinels_named_is_not_used_once_others_are_
             proxy.to_client.hold()
             sentinels[0].primary, sentinels[0].epoch = ("127.0.0.1", proxy.port), 9
             await until(lambda: proxy.to_server.forwarded > 0)
-            run.topology.retarget(
-                deployment_of(sentinels[3:]), command_timeout=PATIENCE["command_timeout"]
-            )
+            run.topology.retarget(deployment_of(sentinels[3:]), command_timeout=PATIENCE["command_timeout"])
             proxy.to_client.release()
             await run.until_used(new)
             assert [one.label for one in run.told(PrimaryNamed)] == [
