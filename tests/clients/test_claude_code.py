@@ -13,6 +13,7 @@ import pytest
 
 from tests.clients.conftest import CONTRIB, Agent, agent
 from tests.clients.restarted_host import Fault, Host
+from tests.support.counts import long
 from tests.support.daemon import Daemon
 from tests.support.history import History, Line, Told, content, entries_of
 from tests.support.models import FINAL, Call, Model
@@ -156,6 +157,7 @@ def told(number: int, text: str, failed: bool) -> Line:
     return Line(Told.UNKNOWN if "OUTCOME_UNKNOWN" in text else Told.REFUSED, keyed=keyed, code=text)
 
 
+@long
 def test_it_goes_on_in_its_session_when_the_daemon_is_restarted_killed_and_stopped(
     claude: Agent, model: Model, redis: Server, host: Host
 ) -> None:

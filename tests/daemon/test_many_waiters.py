@@ -105,7 +105,7 @@ async def test_a_thousand_waiting_clients_cost_no_redis_connection_and_only_the_
             stop.set()
 
 
-@pytest.mark.parametrize("kills", counts(5, ci=25, full=100))
+@pytest.mark.parametrize("kills", counts(3, ci=25, full=100))
 @pytest.mark.limit(600)
 async def test_no_client_misses_an_entry_while_the_watch_connection_is_killed_again_and_again(
     redis: Server, kills: int

@@ -257,7 +257,7 @@ async def test_a_burst_is_few_updates_and_the_last_entry_is_followed_by_one(
 
 
 @ERAS
-@pytest.mark.parametrize("kills", counts(5, ci=25, full=100))
+@pytest.mark.parametrize("kills", counts(3, ci=25, full=100))
 @pytest.mark.limit(150, kills=3)
 async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_again(
     redis: Server, era: EraName, kills: int

@@ -359,7 +359,7 @@ def seen_redis() -> Iterator[tuple[Server, Monitor]]:
         yield server, monitor
 
 
-@pytest.mark.parametrize("examples", counts(25, ci=75, full=1_000))
+@pytest.mark.parametrize("examples", counts(12, ci=75, full=1_000))
 def test_what_goes_in_comes_out_and_redis_sees_no_value(
     seen_redis: tuple[Server, Monitor], tmp_path: Path, examples: int
 ) -> None:

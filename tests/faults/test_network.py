@@ -53,7 +53,7 @@ async def test_the_main_job_works_byte_by_byte(server: Server) -> None:
         assert (await call(bus, "work_done", lease=taken["lease"]))["done"] == added["ids"]
 
 
-@pytest.mark.parametrize("count", counts(4_000, ci=40_000, full=40_000))
+@pytest.mark.parametrize("count", counts(2_000, ci=40_000, full=40_000))
 @pytest.mark.limit(240)
 async def test_resets_in_the_middle_of_replies_hang_nobody_and_falsify_nothing(
     server: Server, rng: random.Random, count: int

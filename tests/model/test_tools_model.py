@@ -70,7 +70,7 @@ class ToolsMachine(Publishing, Looking, Requesting, Administration):
     ("kind", "examples"),
     [
         # The other servers run the same calls in tests/contract.
-        ("redis", 30),
+        ("redis", 20),
         pytest.param("redis", 200, marks=LONG),
         pytest.param("valkey", 100, marks=LONG),
         pytest.param("redis8", 100, marks=LONG),
@@ -91,7 +91,7 @@ FORMS = {
 @pytest.mark.parametrize(
     ("form", "examples"),
     [
-        ("values of one, names of the other", 15),
+        ("values of one, names of the other", 8),
         *(pytest.param(form, 40, marks=pytest.mark.soak_ci) for form in ("values", "names")),
         *(pytest.param(form, 300, marks=pytest.mark.soak) for form in FORMS),
     ],

@@ -446,7 +446,7 @@ def check_model(
         threads.close()
 
 
-@pytest.mark.parametrize("examples", counts(50, ci=600, full=1_000))
+@pytest.mark.parametrize("examples", counts(30, ci=600, full=1_000))
 def test_leases_behave_as_the_model_says(server: Server, examples: int) -> None:
     check_model(examples, server)
 

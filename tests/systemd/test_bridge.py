@@ -50,7 +50,7 @@ def end_by(service: Container, number: signal.Signals) -> None:
     service.wait_for(SERVICE, ActiveState="active", timeout_seconds=TIMEOUT)
 
 
-@pytest.mark.parametrize("times", counts(1, ci=10, full=100))
+@pytest.mark.parametrize("times", counts(1, ci=10, full=100)[1:])
 @pytest.mark.limit(180, times=30)
 async def test_restarts_a_kill_and_the_end_by_the_watchdog_end_no_session_and_lose_no_call(
     service: Container, times: int

@@ -18,6 +18,7 @@ from typing import Any, Self
 import pytest
 
 from tests.support import slow_loading
+from tests.support.counts import long
 from tests.support.measured import measured
 from tests.support.waiting import wait_until
 from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, REPOSITORY, Container, clean_up, install_units
@@ -260,6 +261,7 @@ def test_a_killed_daemon_is_back_and_what_it_acknowledged_is_there(listening: Co
     assert set(acknowledged) <= found
 
 
+@long
 def test_the_embedded_server_is_confined_heals_in_place_and_may_load_for_longer_than_the_start_may_take(
     listening: Container,
 ) -> None:

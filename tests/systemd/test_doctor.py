@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.doctor.test_unit_text import ENVIRONMENT, ENVIRONMENT_FILE
+from tests.support.counts import long
 from tests.support.waiting import wait_until
 from tests.systemd.harness import PREFIX, REPOSITORY, Container, clean_up, install_units
 
@@ -119,6 +120,7 @@ def passes(host: Container) -> None:
     assert "those of redstreamd.service are valid" in report["settings"]["seen"]
 
 
+@long
 def test_what_the_caller_says_wins_over_the_unit_and_is_all_without_it(host: Container) -> None:
     with_an_environment_file(host)
     status, report = examined(host, "--no-service")
@@ -206,6 +208,7 @@ def test_what_only_the_service_finds_out_is_shown_by_the_report(host: Container)
     passes(host)
 
 
+@long
 def test_a_settings_file_that_is_a_missing_credential_is_named(host: Container) -> None:
     with_settings_as_a_credential(host)
     host.run("rm", f"{SETTINGS}/redstreamd.toml")

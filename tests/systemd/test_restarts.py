@@ -178,6 +178,7 @@ def test_restarts_refuse_nobody_and_end_nothing(host: Container, restarts: int, 
     assert handshake(host) == "served"
 
 
+@long
 def test_neither_limit_stops_a_service_that_fails_at_once_with_clients_waiting(host: Container) -> None:
     """Also one that fails before it can take a client: who waits is served once it is mended."""
     drop_in(host, "[Service]\nExecStart=\nExecStart=/bin/sh -c 'exit 78'\n")

@@ -65,7 +65,7 @@ async def dead_letter_and_replay(bus: Bus, lease: str, consumer: str) -> None:
     ],
     ids=lambda path: path.__name__,
 )
-@pytest.mark.parametrize("times", counts(100, ci=200, full=1_000))
+@pytest.mark.parametrize("times", counts(40, ci=200, full=1_000))
 @pytest.mark.limit(60, times=1)
 @pytest.mark.settings(FOREVER)
 async def test_what_is_released_is_there_at_once(
