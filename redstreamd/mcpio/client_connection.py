@@ -27,6 +27,7 @@ from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
+from redstreamd.mcpio.plain_calls import decode
 from redstreamd.mcpio.session import LONG_MESSAGE, Session, Task
 from redstreamd.policy import Principal
 from redstreamd.stream_io import Receive, descriptor, nonblocking_receiver, receiver
@@ -350,7 +351,8 @@ class ClientConnection:
         process = account.parent or account
         lines, clock = splitter.lines, time.perf_counter
         fileno = descriptor(self._stream)
-        has_ended = False
+        limits = session.limits
+        has_received = has_ended = False
         size = 0
         while True:
             if self._is_opening and self._is_foreign():
@@ -386,7 +388,8 @@ class ClientConnection:
                     if splitter.held:
                         splitter.count()
                     if len(line) < LONG_MESSAGE:
-                        taken = session.take(line, outbox)
+                        # As `Session.take`.
+                        taken = session.take_call(decode(line, limits), len(line), outbox)
                     else:
                         taken = await session.take_long(line, outbox)
                         turn.work_for(account)
@@ -396,7 +399,9 @@ class ClientConnection:
                             turn.work_for(account)
                     # It may be large, and the next one may come in hours.
                     line = b""
-                self._message_received.set()
+                if not has_received:
+                    has_received = True
+                    self._message_received.set()
             if has_ended:
                 self._input_ended.set()
                 # Last, because the daemon's own start does not count.

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import attrs
 
 from redstreamd.policy import Permission
+from redstreamd.streams.lease_tokens import Lease
 from redstreamd.tools.argument_types import NameOf, annotations_of, markers_in
 
 
@@ -65,6 +66,22 @@ class Effects:
         """Whether there are calls that are audited."""
         return self.always or bool(self.removing)
 
+    def of_call(self, arguments: object, lease: Lease | None) -> tuple[str | None, str | None]:
+        """Return the consumer group that a call is about, if any, and its action, see `action_of`.
+
+        Args:
+            arguments: The call's.
+            lease: The lease among them; what it names counts.
+        """
+        if lease is not None:
+            group: str | None = lease.group
+        else:
+            group = None if self.group is None else getattr(arguments, self.group)
+        # Nearly all calls remove nothing.
+        if not self.always and self._given(arguments) == self._usual:
+            return group, None
+        return group, self.action_of(arguments)
+
     def action_of(self, arguments: object) -> str | None:
         """Return what an audited call does: its action, and its arguments that remove or force.
 
@@ -73,9 +90,6 @@ class Effects:
         Returns:
             Words with a space between; None for a call that is not audited.
         """
-        # A part of each call, and nearly all are of this kind.
-        if not self.always and self._given(arguments) == self._usual:
-            return None
         if self.dry_run is not None and getattr(arguments, self.dry_run):
             return None
         removing = [

@@ -284,7 +284,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         listeners = self.rules.on_ended
         if listeners:
             tool, needs = self.tool, self.needs
-            group, action = self._told() if self.told is None else self.told
+            group, action = self.told or tool.effects.of_call(self.arguments, self.lease)
             ended = CallEnded(
                 self.principal,
                 tool.name,
@@ -303,17 +303,8 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
 
     def drop_arguments(self) -> None:
         """Let go of the arguments, which may be large, while the call waits."""
-        self.told = self._told()
+        self.told = self.tool.effects.of_call(self.arguments, self.lease)
         self.arguments = None
-
-    def _told(self) -> tuple[str | None, str | None]:
-        """Return the group and the action that the end of the call is reported with."""
-        effects = self.tool.effects
-        if self.lease is not None:
-            group: str | None = self.lease.group
-        else:
-            group = None if effects.group is None else getattr(self.arguments, effects.group)
-        return group, effects.action_of(self.arguments)
 
     async def answer(
         self,

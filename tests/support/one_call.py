@@ -101,7 +101,9 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _send(client: socket.socket, message: dict[str, Any]) -> None:
-    client.sendall(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+    # As the SDKs write it.
+    text = json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":"))
+    client.sendall(text.encode() + b"\n")
 
 
 def _ask(client: socket.socket, method: str, params: dict[str, Any]) -> None:
