@@ -36,6 +36,9 @@ TURN_SECONDS: Final = 0.003
 LIGHT_TURN_SECONDS: Final = 0.0004
 #: Another turn is given if so many seconds at most are promised to others.
 _ROOM_SECONDS: Final = 0.0002
+#: The same while nobody light has a call under way: many readers with a message each share a pass, of which
+#: the scheduler's own part is as long as some messages.
+_WIDE_ROOM_SECONDS: Final = 0.001
 #: The same while one connection alone has work: as long as others may have to wait when they come.
 LONE_TURN_SECONDS: Final = 0.004
 #: Seconds that handling replies of Redis may take at once, unless one connection alone has work.
@@ -243,8 +246,9 @@ class Turns(trio.abc.Instrument):
     def _grant(self) -> None:
         """Give turns to as many as fit into the next pass; to one, if nothing else is to be done in it."""
         seconds = self._promised
+        room = _ROOM_SECONDS if self._is_urgent else _WIDE_ROOM_SECONDS
         waiting = self.waiting
-        while waiting and seconds < _ROOM_SECONDS:
+        while waiting and seconds < room:
             _, (task, expected) = waiting.pop()
             reschedule(task)
             seconds += expected
