@@ -28,7 +28,7 @@ from tests.bench.daemons import Daemons
 from tests.bench.page import of_run
 from tests.bench.rows import Bench, Cell, Sample
 from tests.bench.sharing import Sharing
-from tests.bench.waits import Waits
+from tests.bench.waits import Floor, Waits
 from tests.support.daemon import running_daemon
 from tests.support.servers import start_redis
 
@@ -54,6 +54,7 @@ def everything(seconds: float, *, full: bool) -> Iterator[tuple[list[Cell], dict
             stack.enter_context(peers.floor(server)),
         ]
         crowd = 1_000 if full else 200
+        floor_of_waits = stack.enter_context(Floor.running(server))
         bench = Bench(server, eras, [*eras, *others], seconds, full)
         cells = [
             *(
@@ -62,6 +63,7 @@ def everything(seconds: float, *, full: bool) -> Iterator[tuple[list[Cell], dict
                 for cell in part(bench)
             ),
             *Waits(server, daemon, crowd).cells(),
+            *Waits(server, floor_of_waits, crowd).of_floor(),
             *Daemons(server, seconds, crowd).cells(),
             *Sharing(server).cells(),
         ]

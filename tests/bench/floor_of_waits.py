@@ -8,6 +8,7 @@ cancellation, no accounts and no turns: what it takes is the floor beneath the d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections import deque
@@ -55,8 +56,9 @@ class _Client(msgspec.Struct, eq=False):
     descriptor: int
 
     def send(self, line: bytes) -> None:
-        # What it is sent is less than its socket takes.
-        os.write(self.descriptor, line)
+        # What it is sent is less than its socket takes. It may have gone.
+        with contextlib.suppress(OSError):
+            os.write(self.descriptor, line)
 
 
 _Place = list[tuple[_Client, int | str]]
@@ -90,7 +92,10 @@ class Floor:
             reader.feed(os.read(self._redis, 65536))
             while (reply := reader.gets()) is not None:
                 if isinstance(reply, hiredis.PushNotification):
-                    # None: the server was flushed.
+                    if reply[1] is None:
+                        # The server was flushed, and others come.
+                        self._places.clear()
+                        self._subscribers.clear()
                     for name in reply[1] or ():
                         self._changed(name.decode())
                 else:
@@ -111,7 +116,7 @@ class Floor:
         """Read what a place waits for; to read it tracks the stream, too."""
 
         def found(entries: list[Any]) -> None:
-            places = self._places[stream]
+            places = self._places.get(stream, {})
             if entries and (place := places.pop(cursor, None)):
                 self._tell(place, entries)
 
@@ -138,6 +143,7 @@ class Floor:
             await trio.lowlevel.wait_readable(client.descriptor)
             data = os.read(client.descriptor, 65536)
             if not data:
+                client.descriptor = -1
                 return
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:

@@ -6,8 +6,12 @@ import contextlib
 import select
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
 
 import attrs
 import hiredis
@@ -15,8 +19,8 @@ import hiredis
 from tests.bench.accounting import Spent, cpu_seconds, quantiles_ms, wait_quiet
 from tests.bench.peers import ENTRY, ERAS, MODERN, handshake, line
 from tests.bench.rows import Cell, Sample
-from tests.support.daemon import Daemon
 from tests.support.servers import Server
+from tests.support.waiting import wait_until
 
 _FIELDS = [part for pair in ENTRY.items() for part in pair]
 _CURSOR = b'"next_cursor":"'
@@ -86,12 +90,44 @@ def _cursor(answer: bytes) -> str:
     return answer[begin : answer.index(b'"', begin)].decode()
 
 
+class Serving(Protocol):
+    """A server that is measured."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]: ...
+
+
+@attrs.frozen
+class Floor:
+    """The server of `floor_of_waits`."""
+
+    path: str
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, server: Server) -> Iterator[Floor]:
+        """Serve for the block."""
+        path = str(server.directory / "waits.sock")
+        words = [sys.executable, Path(__file__).with_name("floor_of_waits.py"), path, server.path]
+        process = subprocess.Popen(words, start_new_session=True)
+        try:
+            wait_until(Path(path).exists)
+            yield cls(path, process)
+        finally:
+            process.kill()
+            process.wait()
+
+
 @attrs.frozen
 class Waits:
     """The daemon and Redis, and how many clients wait at a time."""
 
     server: Server
-    daemon: Daemon
+    daemon: Serving
     crowd: int
 
     def cells(self) -> Iterator[Cell]:
@@ -105,6 +141,15 @@ class Waits:
         yield Cell(
             "waits", f"resource updates, {count:,} subscribers", "", lambda: self.subscribers(count, 5)
         )
+
+    def of_floor(self) -> Iterator[Cell]:
+        """The same rows of the floor, as the daemon of this."""
+        count = self.crowd
+        several = f"the floor: {count:,} waiters"
+        yield Cell("waits", "the floor: 1 waiter", "", lambda: self.waiters(1, 1, 100))
+        yield Cell("waits", f"{several} on 100 streams", "", lambda: self.waiters(count, 100, 100))
+        yield Cell("waits", f"{several} on one stream", "", lambda: self.waiters(count, 1, 3))
+        yield Cell("waits", f"the floor: {count:,} subscribers", "", lambda: self.subscribers(count, 5))
 
     def single(self) -> Iterator[Cell]:
         """One waiter, in each era."""
