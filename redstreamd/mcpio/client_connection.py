@@ -150,7 +150,7 @@ class ClientConnection:
             sink=self._outbox,
             start_soon=self._start_soon,
             flushed=self._outbox.wait_written,
-            draining=trio.Event(),
+            draining=LateEvent(),
             report=books.report,
             direct_path=direct_path,
             state=state,

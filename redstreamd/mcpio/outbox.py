@@ -73,7 +73,8 @@ class Outbox:
         # Whether a flush or a writer will take what is waiting.
         self._is_scheduled = False
         self._is_closed = False
-        self._written = trio.lowlevel.ParkingLot()
+        # Made when somebody waits: most never do.
+        self._written: trio.lowlevel.ParkingLot | None = None
 
     def reconfigure(self, max_bytes: int, *, unread_seconds: float) -> None:
         """Apply other limits from the next line on."""
@@ -131,7 +132,7 @@ class Outbox:
         self._being_sent = 0
         self._count()
         # Who waits may be no task of the connection.
-        self._written.unpark_all()
+        self._tell_written()
 
     def detach(self) -> None:
         """Let go of the connection, which has ended: nothing is sent or reported any more."""
@@ -147,7 +148,13 @@ class Outbox:
     async def wait_written(self) -> None:
         """Wait until the queue is empty; return at once if it is."""
         while self.size:
+            if self._written is None:
+                self._written = trio.lowlevel.ParkingLot()
             await self._written.park()
+
+    def _tell_written(self) -> bool:
+        """Let all go on who wait for that; return whether there was anybody."""
+        return self._written is not None and bool(self._written.unpark_all())
 
     def _flush(self) -> bool:
         if not self._waiting or self._write is None:
@@ -162,7 +169,7 @@ class Outbox:
             # A new one: a large buffer is not kept for an idle client.
             self._waiting = bytearray()
             self._is_scheduled = False
-            return bool(self._written) and bool(self._written.unpark_all())
+            return self._tell_written()
         del self._waiting[:written]
         self._start_writer()
         return True
@@ -188,7 +195,7 @@ class Outbox:
         self._waiting = bytearray()
         self._is_scheduled = self._is_held = False
         self._count()
-        self._written.unpark_all()
+        self._tell_written()
 
     async def _write_some(self) -> None:
         if self._write is not None:

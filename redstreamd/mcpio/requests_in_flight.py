@@ -45,7 +45,8 @@ class RequestsInFlight:
         self._exchanges: dict[RequestId, Exchange] = {}
         # Invariant: the sum of the exchanges' sizes.
         self._bytes = 0
-        self._empty = trio.lowlevel.ParkingLot()
+        # Made when somebody waits: at the end of the session.
+        self._empty: trio.lowlevel.ParkingLot | None = None
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -109,7 +110,7 @@ class RequestsInFlight:
             self._count()
         if self._exchanges:
             return False
-        if self._empty:
+        if self._empty is not None:
             self._empty.unpark_all()
         return True
 
@@ -157,6 +158,8 @@ class RequestsInFlight:
     async def wait_empty(self) -> None:
         """Wait until there are none; return at once if so."""
         while self._exchanges:
+            if self._empty is None:
+                self._empty = trio.lowlevel.ParkingLot()
             await self._empty.park()
 
     def unanswered(self) -> tuple[RequestId, ...]:

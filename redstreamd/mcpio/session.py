@@ -38,6 +38,7 @@ from redstreamd.mcpio.jsonrpc import (
     refused_while_stopping,
 )
 from redstreamd.mcpio.kernels import DirectPath, Kernel, Kernels
+from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.mcpio.requests_in_flight import RequestsInFlight
@@ -113,7 +114,7 @@ class Session:
         sink: Sink,
         start_soon: StartSoon,
         flushed: Callable[[], Awaitable[None]],
-        draining: trio.Event,
+        draining: trio.Event | LateEvent,
         report: EventHook,
         direct_path: DirectPath | None = None,
         state: ConnectionState | None = None,
