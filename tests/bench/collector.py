@@ -1,7 +1,8 @@
 """Runs redstreamd with a note of each pause of Python's collector: ``collector.py FILE serve ...``.
 
-A line of the file is the generation, the time of the end (CLOCK_MONOTONIC) and the length, in seconds. The
-product knows nothing of this.
+A line of the file is the generation, the time of the end (CLOCK_MONOTONIC) and the length, in seconds of the
+thread's time: what else ran on the processor meanwhile is no pause of the collector. The product knows
+nothing of this.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ def watch(path: str) -> None:
 
     def note(phase: str, facts: dict[str, Any]) -> None:
         nonlocal began
-        now = time.monotonic()
+        used = time.thread_time()
         if phase == "start":
-            began = now
+            began = used
         else:
-            os.write(file, b"%d %f %f\n" % (facts["generation"], now, now - began))
+            os.write(file, b"%d %f %f\n" % (facts["generation"], time.monotonic(), used - began))
 
     gc.callbacks.append(note)
 
