@@ -27,11 +27,15 @@ _M_MMAP_THRESHOLD: Final = -3
 _MAPPED_BYTES: Final = 256 * 1024
 #: How much more than after the last time there must have been.
 _PEAK_BYTES: Final = 16 * 1024 * 1024
-#: It is tried again after so much was given back.
+#: How often that is tried after a peak, and again after so much was given back. What holds an area is often a
+#: timer that ends soon, and the block of that is then kept for another object.
+_TRIES: Final = 20
 _WORTHWHILE_BYTES: Final = 512 * 1024
 _TICK_SECONDS: Final = 1.0
 #: How much of that time the process may have worked to count as idle.
 _IDLE_SHARE: Final = 0.1
+
+_malloc_trim: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def map_large_blocks() -> bool:
@@ -42,15 +46,15 @@ def map_large_blocks() -> bool:
 
 async def trim() -> None:
     """Give back at once what was freed, where the C library can do that; the event loop goes on."""
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+    if _malloc_trim is not None:
         # Without the lock of the interpreter.
-        await trio.to_thread.run_sync(trim, 0)
+        await trio.to_thread.run_sync(_malloc_trim, 0)
 
 
 async def give_back_freed(
     collect: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Give memory back after each peak, once the process is idle, for as long as that helps; until cancelled.
+    """Give memory back after each peak, once the process is idle; until cancelled.
 
     Args:
         collect: Frees what the interpreter keeps for new objects.
@@ -58,18 +62,18 @@ async def give_back_freed(
     """
     task_status.started()
     kept = resident_bytes()
-    is_high = False
+    tries = 0
     while True:
         worked = time.process_time()
         await trio.sleep(_TICK_SECONDS)
         is_idle = time.process_time() - worked < _IDLE_SHARE * _TICK_SECONDS
         before = resident_bytes()
-        is_high = is_high or before > kept + _PEAK_BYTES
-        if not is_high:
-            kept = min(kept, before)
-        elif is_idle:
+        if before > kept + _PEAK_BYTES:
+            tries = _TRIES
+        if tries and is_idle:
             collect()
             await trim()
             kept = resident_bytes()
-            # What holds the rest may go a little later.
-            is_high = kept < before - _WORTHWHILE_BYTES
+            tries = _TRIES if kept < before - _WORTHWHILE_BYTES else tries - 1
+        elif not tries:
+            kept = min(kept, before)
