@@ -360,6 +360,7 @@ def _sdk_kernels(parts: Parts) -> Kernels:
 
 def _build_rest(parts: Parts) -> None:
     """Build what would otherwise be built by the first request that needs it, on the event loop."""
+    import redstreamd.redisio.command_builders  # noqa: F401 - for the first call that is no plain one
     from redstreamd.daemon.sdk_models import build_models
 
     load_parser()

@@ -12,11 +12,11 @@ cancelled call may or may not have taken effect.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, Final, TypeVar
 
 import trio
-from redis.commands.core import AsyncBasicKeyCommands, AsyncStreamCommands
 from redis.exceptions import RedisError
 
 from redstreamd.redisio import Arg, Role, reply_parsing
@@ -38,25 +38,6 @@ from redstreamd.redisio.write_confirmation import ConfirmedWrite
 T = TypeVar("T")
 
 
-class _Builder(AsyncStreamCommands, AsyncBasicKeyCommands):
-    """redis-py's builders of commands whose key comes first, over one role and one rule for lost replies."""
-
-    # Declared by redis-py's protocol for what its own client reports; nothing used here reads it.
-    _event_dispatcher: Any = None
-
-    def __init__(self, redis: Redis, role: Role, *, retry_safe: bool) -> None:
-        self._redis = redis
-        self._role = role
-        self._retry_safe = retry_safe
-
-    def execute_command(self, *args: Any, **_options: Any) -> Coroutine[Any, Any, Any]:
-        # "XINFO STREAM" comes as one argument. The options tell redis-py's own client how to parse.
-        command, key, *rest = args
-        return self._redis.execute(
-            *command.split(" "), key, *rest, key=key, role=self._role, retry_safe=self._retry_safe
-        )
-
-
 def _text(reply: Any) -> str:
     """Read a reply that is ASCII by definition: an entry ID, a type."""
     return str(reply, "ascii")
@@ -74,14 +55,26 @@ class Redis:
         self.topology: Final = topology
         #: The node that serves a key, or any for None; None if that is not known at the moment.
         self.node_for: Final = topology.node_for
-        # Any, because redis-py's annotations describe replies that its own client has parsed.
-        self._write: Any = _Builder(self, Role.COMMAND, retry_safe=False)
-        self._read: dict[Role, Any] = {role: _Builder(self, role, retry_safe=True) for role in Role}
         self._shared: dict[Any, Any] = {}
         #: How often keys may have got other nodes so far.
         self.moves = 0
         self._on_moved: Callable[[], None] = lambda: None
         topology.on_moved = self._moved
+
+    # Any, because redis-py's annotations describe replies that its own client has parsed.
+    @cached_property
+    def _write(self) -> Any:
+        return self._builder(Role.COMMAND, retry_safe=False)
+
+    @cached_property
+    def _read(self) -> dict[Role, Any]:
+        return {role: self._builder(role, retry_safe=True) for role in Role}
+
+    def _builder(self, role: Role, *, retry_safe: bool) -> Any:
+        # Not at the start: a plain call needs none of them, and they take a tenth of its imports.
+        from redstreamd.redisio.command_builders import Builder
+
+        return Builder(partial(self.execute, role=role, retry_safe=retry_safe))
 
     def shared(self, kind: Callable[[Redis], T]) -> T:
         """Return the one object of class `kind` that all who use this Redis share; made at first."""
