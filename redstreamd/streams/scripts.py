@@ -18,8 +18,8 @@ import re
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from importlib import resources
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -146,7 +146,7 @@ class NamedScript(Script):
 
 def load(*names: str) -> NamedScript:
     """Return the script made of the files ``lua/<name>.lua``, one after the other."""
-    folder = resources.files(__package__) / "lua"
+    folder = Path(__file__).with_name("lua")
     declared: dict[str, list[str]] = {"KEYS": [], "ARGV": [], "REPLY": []}
 
     def code(declaration: re.Match[str]) -> str:
