@@ -24,6 +24,7 @@ POLITE_STREAM = "polite:orders"
 MESSAGE_BYTES, VALUES, DEPTH, IN_FLIGHT = 8 * MIB, 100_000, 100, 256
 
 _HUNDRED = [ENTRY] * 100
+_AT_ONCE = 10_000
 
 
 @attrs.frozen
@@ -107,21 +108,31 @@ def _script(server: Server, script: str, *arguments: object) -> None:
     assert not isinstance(reply, Exception), reply
 
 
+def _in_parts(server: Server, script: str, count: int, *arguments: object) -> None:
+    """Run a script for each ten thousand; it is told the first and the last number of them.
+
+    A script that runs for five seconds makes Redis refuse commands, those of the polite client among them.
+    """
+    for first in range(1, count + 1, _AT_ONCE):
+        _script(server, script, first, min(first + _AT_ONCE - 1, count), *arguments)
+
+
 def long_stream(name: str, entries: int, field: str = "x" * 40) -> Callable[[Server, bool], None]:
     """Make a stream of so many entries."""
     script = (
-        "for i = 1, ARGV[2] do redis.call('XADD', ARGV[1], '*', 'n', i, 'type', 'order', 'text', ARGV[3]) end"
+        "for i = ARGV[1], ARGV[2] do"
+        " redis.call('XADD', ARGV[3], '*', 'n', i, 'type', 'order', 'text', ARGV[4]) end"
     )
-    return lambda server, full: _script(server, script, name, entries, field)
+    return lambda server, full: _in_parts(server, script, entries, name, field)
 
 
 def many_streams(server: Server, full: bool) -> None:
     """Make 100,000 streams, unless they are there."""
-    _script(
-        server,
-        "if redis.call('EXISTS', 'crowd:1:orders') == 0 then"
-        " for i = 1, 100000 do redis.call('XADD', 'crowd:' .. i .. ':orders', '*', 'n', i) end end",
+    script = (
+        "for i = ARGV[1], redis.call('EXISTS', 'crowd:' .. ARGV[1] .. ':orders') == 0 and ARGV[2] or 0 do"
+        " redis.call('XADD', 'crowd:' .. i .. ':orders', '*', 'n', i) end"
     )
+    _in_parts(server, script, 100_000)
 
 
 def many_groups(server: Server, full: bool) -> None:
