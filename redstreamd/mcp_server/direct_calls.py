@@ -123,7 +123,7 @@ class _DirectCall(Invocation[Any], eq=False):
         path: Took it.
         exchange: Its request.
         tail: What follows on the members of its result.
-        plan: The call as one round trip, if it is one.
+        plan: The call as one round trip, until its reply is here: its steps may hold the call.
         request: The command that was sent.
     """
 
@@ -131,8 +131,7 @@ class _DirectCall(Invocation[Any], eq=False):
     path: DirectPath = None  # type: ignore[assignment]
     exchange: Exchange = None  # type: ignore[assignment]
     tail: bytes = b""
-    # Set when there is one, before anything reads it.
-    plan: Plan[Any] = None  # type: ignore[assignment]
+    plan: Plan[Any] | None = None
     request: Request | None = None
 
     def start_once_admitted(self, admit: Admit) -> None:
@@ -167,12 +166,12 @@ class _DirectCall(Invocation[Any], eq=False):
         if plan is None:
             self._start(None)
             return
-        self.plan = plan
         try:
             self.request = path.redis.submit(plan.write, self._on_reply, key=plan.stream, role=plan.role)
         except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
-            self._complete(error)
+            self._complete(plan, error)
             return
+        self.plan = plan
         self.exchange.on_cancel = self._cancel
 
     @property
@@ -215,11 +214,12 @@ class _DirectCall(Invocation[Any], eq=False):
 
     def _on_reply(self, reply: Any) -> None:
         exchange = self.exchange
+        plan, self.plan = cast("Plan[Any]", self.plan), None
         result = go_on = wait = None
         try:
             if not isinstance(reply, Exception):
                 # Also if nobody waits: the domain takes note of what happened.
-                result = success(self.plan.read(reply))
+                result = success(plan.read(reply))
         except UnfinishedError as unfinished:
             go_on, wait = unfinished.go_on, unfinished.wait
         except Exception as error:  # noqa: BLE001 - the boundary, as above
@@ -233,15 +233,16 @@ class _DirectCall(Invocation[Any], eq=False):
             self.end(OK, result.size)
             exchange.answer_result(result.opened, self.tail)
         elif wait is not None and self._may_wait:
+            self.request = None
             DirectWait.begin(wait, exchange, self, self.tail)
         elif go_on is not None:
             self._start(go_on)
         else:
-            self._complete(reply)
+            self._complete(plan, reply)
 
-    def _complete(self, after: Exception) -> None:
+    def _complete(self, plan: Plan[Any], after: Exception) -> None:
         """Go on with the plan in a task."""
-        redis, plan, request = self.path.redis, self.plan, self.request
+        redis, request = self.path.redis, self.request
         # A request that was sent has had its time since then.
         deadline = (
             request.deadline
@@ -268,6 +269,7 @@ class _DirectCall(Invocation[Any], eq=False):
             self.exchange.on_cancel = self._end_cancelled
 
     def _end_unsent(self) -> None:
+        self.plan = None
         self.end(CANCELLED)
         self.exchange.answer_not_executed()
 
