@@ -16,7 +16,7 @@ from tests.support.servers import Server
 #: report its end: what it removed, those that are told together, the audit and the access log, the counts of
 #: calls and of round trips.
 MOST_MODULES: Final = 28
-MOST_FUNCTIONS: Final = 47
+MOST_FUNCTIONS: Final = 45
 
 
 @pytest.fixture(params=["handshake", "modern"])
