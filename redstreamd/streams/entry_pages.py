@@ -157,23 +157,25 @@ class Pages:
         self._note(key.stream, is_large=reply.large or _size(reply.entries) > _LARGE_BYTES)
         if reply.large:
             raise UnfinishedError(partial(self._read_measured, key))
-        batch = Batch(reply_parsing.entries(reply.entries), reply.more)
+        batch = Batch(reply_parsing.entries(reply.entries), has_more=reply.beyond is not None)
         sizes = map(len, map(_joined, batch.entries))
         # A character of text has up to four bytes.
         is_ascii = not isinstance(reply.entries, bytes) or reply.entries.isascii()
-        self._ranges.note(key, batch.entries, max(sizes, default=0) * (1 if is_ascii else 4))
+        largest = max(sizes, default=0) * (1 if is_ascii else 4)
+        self._ranges.note(key, batch.entries, largest, reply.beyond)
         if not batch.has_more:
             self._ends.note_end(key, batch.entries[-1].id if batch.entries else None, asked)
         return batch
 
     def _known_batch(self, key: PageKey, raw: Any) -> Batch:
         entries = reply_parsing.entries(raw)
+        is_whole = len(entries) > key.max_entries
+        del entries[key.max_entries :]
         size = len(b"".join(chain.from_iterable([entry.words for entry in entries])))
-        if len(entries) <= key.max_entries or size > key.max_bytes:
+        if not is_whole or size > key.max_bytes:
             # Some were deleted, or these are other entries.
             self._ranges.forget(key.stream)
             raise UnfinishedError(partial(self._read_measured, key))
-        del entries[key.max_entries :]
         return Batch(entries, has_more=True)
 
     def _new_batch(self, key: PageKey, asked: float, raw: Any) -> Batch:
@@ -186,8 +188,9 @@ class Pages:
             size += sizes[fitting]
             fitting += 1
         self._note(key.stream, is_large=sum(sizes) > _LARGE_BYTES)
-        self._ranges.note(key, entries, max(sizes, default=0))
-        if fitting < len(entries):
+        beyond = entries[fitting].id if fitting < len(entries) else None
+        self._ranges.note(key, entries[:fitting], max(sizes[:fitting], default=0), beyond)
+        if beyond is not None:
             del entries[fitting:]
             return Batch(entries, has_more=True)
         self._ends.note_end(key, entries[-1].id if entries else None, asked)

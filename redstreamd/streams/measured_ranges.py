@@ -20,8 +20,8 @@ from redstreamd.streams.stream_ends import PageKey
 
 #: Streams that are remembered.
 _MOST: Final = 256
-#: Entries of the end of a range whose IDs are remembered: the largest page, and one that tells of more.
-_TAIL: Final = 101
+#: Entries of the end of a range whose IDs are remembered: those of the largest page.
+_TAIL: Final = 100
 
 _Position = tuple[int, int]
 
@@ -34,12 +34,14 @@ class _Range(msgspec.Struct, gc=False):
         last: The ID of its last entry.
         largest: Bytes of content of the largest entry at the most.
         tail: The IDs of its last entries, in their order.
+        beyond: The ID of the entry that follows, which was not measured; None if nothing is known of one.
     """
 
     first: _Position
     last: str
     largest: int
     tail: list[str]
+    beyond: str | None
 
 
 class MeasuredRanges:
@@ -50,26 +52,29 @@ class MeasuredRanges:
         self._ranges: dict[str, _Range] = {}
 
     def end_for(self, key: PageKey) -> str | None:
-        """Return the ID up to which a plain XRANGE gets a whole page, and one entry more, that surely fits.
+        """Return the ID up to which a plain XRANGE gets a whole page that surely fits, and one entry more.
+
+        That one may not have been measured, as the last entry of any page.
 
         None if what is asked for was not measured.
         """
         known = self._ranges.get(key.stream)
         if known is None or key.command != "XRANGE" or key.last != "+":
             return None
+        ids = known.tail if known.beyond is None else [*known.tail, known.beyond]
         count = key.max_entries + 1
-        if count > len(known.tail) or known.largest * count > key.max_bytes:
+        if count > len(ids) or known.largest * key.max_entries > key.max_bytes:
             return None
-        first = _position(key.first)
-        return known.last if known.first <= first <= _position(known.tail[-count]) else None
+        return ids[-1] if known.first <= _position(key.first) <= _position(ids[-count]) else None
 
-    def note(self, key: PageKey, entries: Sequence[RawEntry], largest: int) -> None:
+    def note(self, key: PageKey, entries: Sequence[RawEntry], largest: int, beyond: str | None) -> None:
         """Remember what was read from the beginning of a page on.
 
         Args:
             key: What was asked for.
             entries: What was found.
             largest: Bytes of content of the largest of them, at the most.
+            beyond: The ID of the entry that follows, if one was found.
         """
         if not entries or key.command != "XRANGE":
             return
@@ -80,11 +85,14 @@ class MeasuredRanges:
             if known.first <= first <= (last[0], last[1] + 1):
                 if first <= last:
                     ids = [each for each in ids if _position(each) > last]
+                if not ids and entries[-1].id != known.last:
+                    # What follows the page is a part of the range.
+                    beyond = known.beyond
                 first, ids = known.first, known.tail + ids
                 largest = max(largest, known.largest)
         elif len(self._ranges) >= _MOST:
             del self._ranges[next(iter(self._ranges))]
-        self._ranges[key.stream] = _Range(first, ids[-1], largest, ids[-_TAIL:])
+        self._ranges[key.stream] = _Range(first, ids[-1], largest, ids[-_TAIL:], beyond)
 
     def forget(self, stream: str) -> None:
         """Forget what was measured of a stream, because something else was found there."""

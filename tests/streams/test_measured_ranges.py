@@ -40,6 +40,8 @@ async def test_what_one_read_others_read_without_a_script(bus: Bus, server: Serv
         assert await _ids(pages, first, 99) == (_named(found, found + 98), True)
     assert _calls(server, "evalsha") == scripts
     # It goes on beyond the range; it might be larger than a page.
+    assert await _ids(pages, "(100-0", 100) == (_named(101, 200), True)
+    assert _calls(server, "evalsha") == scripts
     assert await _ids(pages, "(101-0", 100) == (_named(102, 201), True)
     assert _calls(server, "evalsha") == scripts + 1
     assert await _ids(pages, "-", 100, 5_000) == (_named(1, 93), True)

@@ -2,11 +2,12 @@
 --
 -- KEYS stream
 -- ARGV command first last max_entries:int max_bytes:int most_bytes:int
--- REPLY entries more:bool large:bool
+-- REPLY entries beyond:text large:bool
 --
 -- command  XRANGE | XREVRANGE; first and last as it takes them
 -- most_bytes  of the page, for a connection that others wait for; 0 for no bound
 -- large  the page would have more than most_bytes: nothing is returned, it is to be asked for elsewhere
+-- beyond  ID of the entry that follows, if there is one
 -- entries  {entry ID, {name, value, ...}}; of a page that fits, as JSON in one text, whose bytes need not be UTF-8
 
 -- The size of the next entries is not known. More are read at once while they are small: each call costs as much as
@@ -22,11 +23,11 @@ end
 -- The server takes longer to turn many texts of Lua into a reply than to encode them as JSON. That reserves six
 -- bytes for each byte, so not where entries may be large.
 local MAX_ENCODED = 1048576
-local function read(page, more)
+local function read(page, beyond)
   if most_bytes > 0 and max_bytes - bytes_left > most_bytes then return reply({entries = {}, large = true}) end
   local entries = page
   if #page > 0 and bytes_left > 0 and max_bytes <= MAX_ENCODED then entries = cjson.encode(page) end
-  return reply({entries = entries, more = more})
+  return reply({entries = entries, beyond = beyond})
 end
 
 local page = {}
@@ -37,7 +38,7 @@ while true do
   -- Without ipairs, which calls a function for each value.
   for index = 1, #entries do
     local entry = entries[index]
-    if #page == max_entries or bytes_left <= 0 then return read(page, true) end
+    if #page == max_entries or bytes_left <= 0 then return read(page, entry[1]) end
     page[#page + 1] = entry
     local values = entry[2]
     for each = 1, #values do bytes_left = bytes_left - #values[each] end
