@@ -42,6 +42,7 @@ def tool(name: str, **arguments: Any) -> tuple[str, dict[str, Any]]:
 ANSWERED: Final[Mapping[str, tuple[str, dict[str, Any]]]] = {
     "list": ("tools/list", {}),
     "add": tool("stream_add", stream="s", entries=[{"fields": {"a": "b"}}]),
+    "add two": tool("stream_add", stream="s", entries=[{"a": "b"}, {"a": "c"}]),
     "unknown tool": tool("nothing"),
     "wrong arguments": tool("stream_add", stream="s", more=1),
     "missing stream": tool("stream_read", stream="missing"),
