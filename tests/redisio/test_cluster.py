@@ -73,7 +73,10 @@ def other_primary(cluster: Cluster, key: str) -> Server:
 async def test_each_key_goes_to_its_node_by_every_way_of_sending(cluster: Cluster) -> None:
     keys = [*cluster.keys_on_each(), "ü{ä}x", "{}a", "{b}c"]
     moved = refusals(cluster, "MOVED")
-    async with running_topology(topology_of(cluster)) as redis:
+    topology = topology_of(cluster)
+    # On a busy machine replicas take their time to confirm.
+    topology.command_timeout = 60.0
+    async with running_topology(topology) as redis:
         for key in keys:
             assert slot_of(key) == cluster.slot(key)
             assert server_of(cluster, redis.node_for(key)) is cluster.node_of(key)
@@ -83,7 +86,7 @@ async def test_each_key_goes_to_its_node_by_every_way_of_sending(cluster: Cluste
             redis.submit(("XADD", key, "*", "n", "3"), lambda _reply, done=answered: done.set(), key=key)
             await answered.wait()
             confirmed = await redis.execute_confirmed(
-                ("XADD", key, "*", "n", "4"), ("WAIT", 1, 2_000), key=key
+                ("XADD", key, "*", "n", "4"), ("WAIT", 1, 20_000), key=key
             )
             assert confirmed.confirmation == 1
             assert await redis.xlen(key) == 4
