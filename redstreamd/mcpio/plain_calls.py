@@ -56,7 +56,8 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
     has_no_escapes = _BACKSLASH not in line and line.isascii()
     if not has_no_escapes and not text_is_plain(line):
         return None
-    if 3 * size > limits.max_values and structure_error(line, limits):
+    is_checked = 3 * size > limits.max_values
+    if is_checked and structure_error(line, limits):
         return None
     try:
         message = _decode(line)
@@ -70,7 +71,8 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
             arguments, length = raw, memoryview(raw).nbytes
         # Each level takes two bytes at least. An object that holds another has a colon.
         if (
-            length > 2 * limits.max_nesting - _NESTING_AROUND
+            not is_checked
+            and length > 2 * limits.max_nesting - _NESTING_AROUND
             and count(line, b":") + 1 + count(line, b"[") > limits.max_nesting
             and structure_error(line, limits)
         ):

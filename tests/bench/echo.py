@@ -21,7 +21,7 @@ def serve(path: str) -> None:
                 connection, _ = listener.accept()
                 connections[connection.fileno()] = connection
                 waiting.register(connection, select.EPOLLIN)
-            elif data := connections[number].recv(1 << 18):
+            elif data := connections[number].recv(1 << 16):
                 connections[number].sendall(data)
             else:
                 connections.pop(number).close()
