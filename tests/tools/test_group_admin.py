@@ -109,6 +109,8 @@ async def test_long_stretches_are_counted_up_to_a_bound(bus: Bus) -> None:
 
 async def test_large_entries_are_counted_a_few_at_a_time(bus: Bus, server: Server) -> None:
     """A script reads at most 16 MiB, and the next one continues."""
+    # Logged in first: to write so much may take a busy machine, and this process, longer than a login may.
+    await bus.redis.ping()
     server.commands(*[("XADD", "s", f"{n}-1", "f", "v" * 3_000_000) for n in range(1, 16)])
     await call(bus, "group_create", **GROUP)
     moved = await manage(bus, "set_position", start="latest")
