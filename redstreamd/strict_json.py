@@ -173,7 +173,7 @@ def _has_noncharacter(data: bytes) -> bool:
     )
 
 
-def names_are_distinct(data: bytes | msgspec.Raw, decoded: Any) -> bool:
+def names_are_distinct(data: bytes, decoded: Any) -> bool:
     """Return whether no object of a plain JSON text names a member twice.
 
     A decoder that keeps the last of two members loses the colon of the other.
@@ -182,7 +182,7 @@ def names_are_distinct(data: bytes | msgspec.Raw, decoded: Any) -> bool:
         data: The text, for which `text_is_plain` returned True.
         decoded: What msgspec decoded it to, with all its members.
     """
-    return count(bytes(data), b":") == colons(decoded, data)
+    return count(data, b":") == colons(decoded, data)
 
 
 def count_up_to(data: bytes, character: bytes, most: int) -> int:

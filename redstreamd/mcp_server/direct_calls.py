@@ -65,7 +65,7 @@ class DirectPath:
     def decoded(self, call: PlainCall) -> PlainCall | None:
         """Return a call with its arguments decoded, for `__call__`; None if it is left to the kernel."""
         prepared = self.toolbox.prepared.get(call.tool) or self.toolbox.prepare(call.tool)
-        arguments = None if prepared is None else prepared.decode(call.arguments)
+        arguments = None if prepared is None else prepared.decode(call.arguments, call.colons)
         return None if arguments is None else msgspec.structs.replace(call, decoded=arguments)
 
     def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
@@ -81,7 +81,7 @@ class DirectPath:
             return False
         arguments = call.decoded
         if arguments is None:
-            arguments = prepared.decode(call.arguments)
+            arguments = prepared.decode(call.arguments, call.colons)
             if arguments is None:
                 return False
         rules, end = toolbox.rules, self._ends[call.era]

@@ -25,7 +25,7 @@ _ABSENT: Final = msgspec.Raw()
 
 
 class PlainCall(msgspec.Struct, frozen=True, gc=False):
-    """A call of a tool; no name is repeated in it, outside of its arguments.
+    """A call of a tool; no name is repeated in it outside of its arguments, but for what `colons` tells.
 
     Attributes:
         era: Of the request: modern if it has an envelope.
@@ -35,6 +35,8 @@ class PlainCall(msgspec.Struct, frozen=True, gc=False):
             characters but the short ones, and no character that I-JSON excludes. A long text is not copied.
         progress_token: From the client, if it wants progress notifications.
         decoded: The arguments, if they were decoded before the call is served.
+        colons: Of a long line: how many colons the arguments have, if no name is repeated in the rest of it;
+            else more than they have.
     """
 
     era: Era
@@ -43,6 +45,7 @@ class PlainCall(msgspec.Struct, frozen=True, gc=False):
     arguments: bytes | msgspec.Raw
     progress_token: RequestId | None
     decoded: Any = None
+    colons: int | None = None
 
 
 def decode(line: bytes, limits: Limits) -> PlainCall | None:
@@ -53,8 +56,8 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         limits: `max_nesting` and `max_values` are applied here.
     """
     size = len(line)
-    has_no_escapes = _BACKSLASH not in line and line.isascii()
-    if not has_no_escapes and not text_is_plain(line):
+    # Almost every line passes by the first half.
+    if (_BACKSLASH in line or not line.isascii()) and not text_is_plain(line):
         return None
     is_checked = 3 * size > limits.max_values
     if is_checked and structure_error(line, limits):
@@ -90,8 +93,11 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
             era, token = (_envelope if len(text) <= _LONGEST_ENVELOPE else _envelope.__wrapped__)(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+    if size >= LONG:
+        # Counted once: what is left for the arguments is too much for them if a name is repeated anywhere.
+        return PlainCall(era, request_id, name, arguments, token, colons=_colons_left(line, message))
     # Nobody writes these members in fewer bytes. A line that has no more repeats none of them.
-    if (size != least or not has_no_escapes) and not _names_are_distinct(line, message):
+    if size != least and _colons_left(line, message) != arguments.count(b":"):
         return None
     return PlainCall(era, request_id, name, arguments, token)
 
@@ -176,13 +182,14 @@ _NESTING_AROUND: Final = 16
 _MEMBERS: Final = 5
 
 
-def _names_are_distinct(line: bytes, message: _Message) -> bool:
-    """Return whether no member of a call is named twice, outside of its arguments and its `_meta`."""
+def _colons_left(line: bytes, message: _Message) -> int:
+    """Return how many colons of a call are left for its arguments."""
     # Each member has one colon, and every other is in a text; a tool's name has none.
     params = message.params
-    within = [each for each in (params.arguments, params.meta) if each is not _ABSENT]
-    members = _MEMBERS + len(within) + (message.id.count(":") if type(message.id) is str else 0)
-    return count(line, b":") == members + sum(count(bytes(each), b":") for each in within)
+    members = _MEMBERS + (params.arguments is not _ABSENT)
+    if params.meta is not _ABSENT:
+        members += 1 + bytes(params.meta).count(b":")
+    return count(line, b":") - members - (message.id.count(":") if type(message.id) is str else 0)
 
 
 @functools.lru_cache(_ENVELOPES)

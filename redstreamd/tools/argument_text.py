@@ -15,7 +15,8 @@ import attrs
 import msgspec
 from msgspec import UNSET, Meta
 
-from redstreamd.strict_json import MAX_INTEGER, names_are_distinct
+from redstreamd.strict_json import MAX_INTEGER
+from redstreamd.strict_json import colons as colons_in
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -59,21 +60,25 @@ class ArgumentDecoder:
         self._exact: Final = _decoder(msgspec.defstruct(name, exact, **options))
         self._defaults: Final = tuple(defaults)
 
-    def __call__(self, text: bytes | msgspec.Raw) -> Any:
+    def __call__(self, text: bytes | msgspec.Raw, colons: int | None = None) -> Any:
         """Return a value with the attributes of the argument class, or None if the text is not plain.
 
         Args:
-            text: JSON for which `strict_json.text_is_plain` is true. What is no ``bytes`` is long, and its
-                characters are not looked at one by one.
+            text: JSON for which `strict_json.text_is_plain` is true.
+            colons: How many colons it has; None if they were not counted.
         """
         try:
             given = self._usual(text)
-            if (type(text) is bytes and _encode(given) == text) or names_are_distinct(text, given):
+            if colons is None:
+                if _encode(given) == text:
+                    return given
+                colons = bytes(text).count(b":")
+            if colons_in(given, text) == colons:
                 return given
             given = self._exact(text)
         except (msgspec.MsgspecError, ValueError):
             return None
-        if not names_are_distinct(text, given):
+        if colons_in(given, text) != colons:
             return None
         for name, default in self._defaults:
             if getattr(given, name) is UNSET:
