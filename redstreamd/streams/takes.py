@@ -55,7 +55,7 @@ _TAKE_NEW: Final = load(
 _MAX_GROUPS = 10_000
 #: For how long entries that other programs left pending are not looked for again: seconds at the most, and
 #: a part of the time after which they may be taken.
-_NO_SCAN_SECONDS, _NO_SCAN_PART = 1.0, 0.1
+NO_SCAN_SECONDS, _NO_SCAN_PART = 1.0, 0.1
 
 
 class _Seen:
@@ -178,7 +178,7 @@ class Takes:
     def reconfigure(self, settings: LeasesSettings, *, max_bytes: int, max_groups: int) -> None:
         """Apply other values from now on."""
         self._foreign_idle_ms = milliseconds(settings.foreign_idle_seconds)
-        self._no_scan_seconds = min(_NO_SCAN_SECONDS, settings.foreign_idle_seconds * _NO_SCAN_PART)
+        self._no_scan_seconds = min(NO_SCAN_SECONDS, settings.foreign_idle_seconds * _NO_SCAN_PART)
         self._max_deliveries = settings.max_deliveries
         self._max_bytes = max_bytes
         self._max_groups = max_groups

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from redstreamd.streams import takes
 from tests.clients.bridged_client import LineClient, both_eras, bridge_words, connections_to, line_client
 from tests.clients.restarted_host import FAULTS, Fault, Host, running_host
 from tests.support.mcp_client import EraName
@@ -133,6 +134,8 @@ async def test_what_redis_has_executed_is_answered_with_what_is_known_of_it(
                         assert "result" in answer
                 redis.flush()
                 prepare(redis)
+                # Sooner, a take would look for what is new only, and then need a second command.
+                await trio.sleep(takes.NO_SCAN_SECONDS)
                 proxy.to_client.hold()
                 ids = {era: await send_each(client, era) for era, client in clients.items()}
                 await until(lambda: all(stored(redis, era) == (1, 1, 1, 1) for era in ERAS))

@@ -327,7 +327,7 @@ async def test_a_client_with_many_commands_waiting_is_served_when_there_are_fewe
     # It waits for longer than the connection may be idle.
     await trio.sleep(2 * pair.http_limits.idle_seconds)
     assert pair.site.served == []
-    account.queue(-1)
+    account.queue(-1 - MAX_QUEUED // 2)
     turns().dequeued(account)
     assert (await pair.response())[1] == b"x"
     # Its time counts for who it was, and not for the connection.
