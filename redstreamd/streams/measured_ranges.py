@@ -80,6 +80,9 @@ class MeasuredRanges:
             return
         first, ids = _position(key.first), [entry.id for entry in entries]
         known = self._ranges.pop(key.stream, None)
+        if known is not None and first <= known.first and _position(ids[-1]) >= _position(known.last):
+            # All of it was measured anew: what was there before may be gone.
+            known = None
         if known is not None:
             last = _position(known.last)
             if known.first <= first <= (last[0], last[1] + 1):

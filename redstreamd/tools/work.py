@@ -168,9 +168,9 @@ def _plan_take(call: Call[Bus], args: WorkTakeArguments) -> Plan[WorkTaken] | No
 
 def _wait_to_take(call: Call[Bus], args: WorkTakeArguments) -> Wait | None:
     """Return the take as a wait, if others wait for the same."""
-    if args.stream not in call.bus.names.plain:
-        return None
     seconds = wait_seconds(call, args.timeout_seconds)
+    if seconds <= 0 or args.stream not in call.bus.names.plain:
+        return None
     wait = call.bus.work.wait_to_take(_take(call, args), call.principal, timeout_seconds=seconds)
     return None if wait is None else wait.then(partial(_taken, call, args))
 

@@ -62,3 +62,16 @@ async def test_what_was_deleted_or_is_another_stream_is_read_as_it_is(bus: Bus, 
     )
     for _ in range(2):
         assert await _ids(pages, "-", 3) == (["1-0", "2-0"], True)
+
+
+@ON_REDIS
+async def test_the_size_of_entries_that_are_gone_is_forgotten(bus: Bus, server: Server) -> None:
+    server.command("XADD", "s", "1-0", "text", "x" * BYTES)
+    pages = Pages(bus.redis)
+    assert await _ids(pages, "-", 10) == (["1-0"], False)
+    server.command("DEL", "s")
+    server.commands(*(("XADD", "s", f"{number}-0", "text", "x") for number in range(2, 23)))
+    assert await _ids(pages, "-", 20) == (_named(2, 21), True)
+    scripts = _calls(server, "evalsha")
+    assert await _ids(pages, "-", 20) == (_named(2, 21), True)
+    assert _calls(server, "evalsha") == scripts
