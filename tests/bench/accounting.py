@@ -7,7 +7,6 @@ import platform
 import re
 import statistics
 import sys
-import sysconfig
 import time
 from pathlib import Path
 
@@ -103,9 +102,7 @@ def machine() -> dict[str, str]:
 
 
 def _interpreter() -> str:
-    """Name the interpreter and say how it was built: that makes a fifth of a difference."""
-    optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    """Name the interpreter: how it was built makes a fifth of a difference, and Debian's does not tell."""
     own = Path(sys.executable).resolve()
     # Others lie in places that say nothing to a reader.
-    which = str(own) if own.parent == Path("/usr/bin") else "not the system's"
-    return f"{which}, built {'with' if optimised else 'without'} optimisation"
+    return str(own) if own.parent == Path("/usr/bin") else "not the system's"
