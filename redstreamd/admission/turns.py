@@ -31,6 +31,9 @@ from redstreamd.admission.fair_queue import FairQueue, is_behind
 
 #: Seconds of new work in a pass of the scheduler while several clients have some.
 TURN_SECONDS: Final = 0.003
+#: The same for some time after somebody light was served: who keeps few calls in flight gets its share only
+#: if each round of them is short.
+MIXED_TURN_SECONDS: Final = 0.0012
 #: The same while somebody light may have a call under way. A pass also handles what Redis answered, which
 #: takes about as long; a call waits for two or three passes.
 LIGHT_TURN_SECONDS: Final = 0.0004
@@ -74,6 +77,8 @@ class Turns(trio.abc.Instrument):
         is_light: Whether one who got little was served of late.
         redis_seconds: Redis's time that what was sent for `account` will take, and that is not counted yet.
         waiting: Tasks that wait for their turn.
+        held_back: Readers of processes with many commands waiting, by process. Who comes to read for such a
+            process waits behind them, else one that keeps it below `MAX_QUEUED` would keep them out.
     """
 
     def __init__(self) -> None:
@@ -84,8 +89,7 @@ class Turns(trio.abc.Instrument):
         self.is_shared = self.is_light = False
         self.redis_seconds = 0.0
         self.waiting: Final[FairQueue[tuple[Task, float]]] = FairQueue()
-        # Readers of processes with many commands waiting, by process.
-        self._held_back: dict[Account, deque[Task]] = {}
+        self.held_back: Final[dict[Account, deque[Task]]] = {}
         # Since when the loop has worked for `account`.
         self._since = 0.0
         # The account of the task that runs, and since when.
@@ -138,8 +142,10 @@ class Turns(trio.abc.Instrument):
                 self._is_urgent = self.now < self._urgent_ends
                 self.is_light = self.now < self._urgent_ends + _COMPANY_SECONDS
                 turn = LONE_TURN_SECONDS
-                if self.is_shared:
-                    turn = LIGHT_TURN_SECONDS if self._is_urgent else TURN_SECONDS
+                if self._is_urgent and self.is_shared:
+                    turn = LIGHT_TURN_SECONDS
+                elif self.is_shared:
+                    turn = MIXED_TURN_SECONDS if self.is_light else TURN_SECONDS
                 self._ran = time.thread_time()
                 self.ends = self._turn_ends = self.now + turn
                 if self._light and turn > _LOOK_SECONDS:
@@ -209,7 +215,11 @@ class Turns(trio.abc.Instrument):
         if not is_behind(process):
             return False
         self._urgent_ends = self.now + _LIGHT_SECONDS
-        if descriptor >= 0 and descriptor not in self._light:
+        if descriptor in self._light:
+            # Those that were served last are kept.
+            del self._light[descriptor]
+            self._light[descriptor] = None
+        elif descriptor >= 0:
             if len(self._light) >= _MOST_LIGHT:
                 oldest = next(iter(self._light))
                 del self._light[oldest]
@@ -273,14 +283,17 @@ class Turns(trio.abc.Instrument):
     # Deferred commands
 
     async def wait_fewer_queued(self, process: Account) -> None:
-        """Wait until fewer than half of `MAX_QUEUED` commands of a process wait; a checkpoint."""
-        tasks = self._held_back.setdefault(process, deque())
+        """Wait until fewer than half of `MAX_QUEUED` commands of a process wait; a checkpoint.
+
+        Then a message may be read, unless `MAX_QUEUED` commands wait again.
+        """
+        tasks = self.held_back.setdefault(process, deque())
         task = current_task()
 
         def give_up(_raise_cancel: object) -> Abort:
             tasks.remove(task)
             if not tasks:
-                self._held_back.pop(process, None)
+                self.held_back.pop(process, None)
             return Abort.SUCCEEDED
 
         tasks.append(task)
@@ -289,13 +302,15 @@ class Turns(trio.abc.Instrument):
     def dequeued(self, account: Account) -> None:
         """Note that a command of a connection waits no more."""
         process = account.parent
-        if process is None or process.queued >= MAX_QUEUED // 2 or process not in self._held_back:
+        if process is None or process.queued >= MAX_QUEUED // 2 or process not in self.held_back:
             return
-        tasks = self._held_back[process]
-        for _ in range(min(len(tasks), MAX_QUEUED - process.queued)):
+        tasks = self.held_back[process]
+        # Once nothing waits, nothing else would wake those who are left.
+        most = MAX_QUEUED - process.queued if process.queued else len(tasks)
+        for _ in range(min(len(tasks), most)):
             reschedule(tasks.popleft())
         if not tasks:
-            del self._held_back[process]
+            del self.held_back[process]
 
 
 _TURNS: Final = trio.lowlevel.RunVar[Turns]("redstreamd turns")

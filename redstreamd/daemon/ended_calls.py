@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redstreamd.audit.call_audit import DENIED
 from redstreamd.audit.call_log import CallLog
 from redstreamd.metrics.call_counts import CallCounts
 from redstreamd.stream_io import flush_at_end_of_pass
@@ -11,8 +12,9 @@ from redstreamd.tools.invocation import CallEnded
 class EndedCalls:
     """The calls that ended and are not told yet.
 
-    Each is told once, before trio waits the next time: so before anybody can have seen its answer, and before
-    a task that is cancelled in a later pass. What ends after the last pass is told by a `tell` of the caller.
+    Each is told once, before trio waits the next time, and so before a task is cancelled in a later pass.
+    What the audit must record is told at once, before its answer is sent. What ends after the last pass is
+    told by a `tell` of the caller.
     """
 
     def __init__(self, log: CallLog, counts: CallCounts) -> None:
@@ -23,6 +25,11 @@ class EndedCalls:
 
     def add(self, ended: CallEnded) -> None:
         """Take note of a call that ended; the hook for that. To be called within a run of trio."""
+        if ended.action is not None or ended.outcome == DENIED:
+            # In their order.
+            self._calls.append(ended)
+            self.tell()
+            return
         self._calls.append(ended)
         if len(self._calls) == 1:
             flush_at_end_of_pass(self.tell)
@@ -30,5 +37,7 @@ class EndedCalls:
     def tell(self) -> bool:
         """Tell what is not told; return whether a task was woken by that."""
         calls, self._calls = self._calls, []
-        self._counts.note(calls)
-        return self._log.calls_ended(calls)
+        try:
+            return self._log.calls_ended(calls)
+        finally:
+            self._counts.note(calls)

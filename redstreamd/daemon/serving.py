@@ -338,6 +338,8 @@ async def run_parts(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(provide_kernels)
         await run_until_signal(supervisor, drain, signals, on_event=parts.event_log)
+        # A daemon that has stopped imports nothing more; what is under way ends first.
+        nursery.cancel_scope.cancel()
 
 
 async def _first_answers(parts: Parts) -> None:

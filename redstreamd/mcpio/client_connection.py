@@ -352,7 +352,7 @@ class ClientConnection:
         lines, clock = splitter.lines, time.perf_counter
         fileno = descriptor(self._stream)
         limits = session.limits
-        has_received = has_ended = False
+        has_received = has_ended = was_held_back = False
         size = 0
         while True:
             if self._is_opening and self._is_foreign():
@@ -378,11 +378,11 @@ class ClientConnection:
                         if not lines:
                             # They were given up for want of memory.
                             break
-                    if process.queued >= MAX_QUEUED:
+                    if process.queued >= MAX_QUEUED or (process in turn.held_back and not was_held_back):
                         await turn.wait_fewer_queued(process)
-                        must_wait = True
+                        must_wait = was_held_back = True
                         continue
-                    may_go = False
+                    may_go = was_held_back = False
                     read += 1
                     line = lines.pop()
                     if splitter.held:

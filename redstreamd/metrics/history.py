@@ -74,6 +74,9 @@ class History:
     def _sample(self, elapsed: float) -> None:
         place = self._taken % SAMPLES
         self._taken += 1
+        for series in self._series.values():
+            # What is there is old, if no probe has a value now.
+            series[place] = math.nan
         for probe in self._probes:
             for name, value in probe(elapsed).items():
                 values = self._series.get(name)

@@ -378,10 +378,16 @@ class Connection:
                     traffic.round_trips.observe(trio.current_time() + timeout - due)
                 size, received = received // len(replies), 0
                 rest: Sequence[Any] = replies
+                is_checked = False
                 while rest := pipeline.answer(rest, on_push, size=size, seconds=turn.replies_seconds):
-                    if not pipeline.in_flight:
-                        self._end(self._unasked(rest[0]))
-                        return
+                    if not is_checked:
+                        is_checked = True
+                        # Later on more may be in flight than what was received can be the replies to.
+                        asked = [each for each in rest if type(each) is not hiredis.PushNotification]
+                        if len(asked) > pipeline.in_flight:
+                            self._end(self._unasked(asked[pipeline.in_flight]))
+                            return
+                        del asked
                     # What was answered is given to those who asked, also if the connection ends meanwhile.
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 del rest

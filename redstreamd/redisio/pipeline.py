@@ -66,6 +66,11 @@ STEPS_COUNT_BEYOND: Final = 16
 #: The same while somebody got little.
 LIGHT_STEPS_COUNT_BEYOND: Final = 4
 
+#: Up to so many times as much work is at the server because those who got little are not deferred.
+_LIGHT_TIMES: Final = 2
+#: So many of theirs are sent before one that waits.
+_MOST_AHEAD: Final = 8
+
 #: So many times what a task takes are counted for the request that it waits for: replies behind that wait for
 #: the task, and so do messages that arrive.
 _STEP_TIMES: Final = 2
@@ -210,6 +215,8 @@ class Pipeline:
         # Requests that wait for their turn, how many they are, and their size.
         self._deferred: FairQueue[Request] = FairQueue()
         self._waiting = 0
+        # How many were sent ahead of them since one of them was.
+        self._ahead = 0
         self._deferred_bytes = 0
         # Invariant: the sums of seconds and of step over _outbox and _in_flight.
         self._work = self._steps = 0.0
@@ -317,12 +324,18 @@ class Pipeline:
                     request.step = _STEP_TIMES * account.part
                     steps += request.step
             work = self._work + seconds
-            if (self._waiting or (work + steps > window and not self._has_room(work, window))) and (
-                account.queued or not turns.let_pass(account.parent or account)  # type: ignore[union-attr]
-            ):
-                self._defer(account, request, packed)
-                return request
-            self._work, self._steps = work, steps
+            if self._waiting or (work + steps > window and not self._has_room(work, window)):
+                if (
+                    account.queued
+                    or work > _LIGHT_TIMES * window
+                    or not turns.let_pass(account.parent or account)  # type: ignore[union-attr]
+                ):
+                    self._defer(account, request, packed)
+                    return request
+                # Whoever got little is not deferred.
+                self._let_one_follow()
+            self._work += seconds
+            self._steps += request.step
             account.running += 1
             turns.redis_seconds += seconds  # type: ignore[union-attr]
         if not outbox:
@@ -330,6 +343,13 @@ class Pipeline:
         outbox[request] = packed
         self._outbox_bytes += size
         return request
+
+    def _let_one_follow(self) -> None:
+        """Send one that waits after some that went ahead of it: else its turn might never come."""
+        self._ahead += 1
+        if self._ahead >= _MOST_AHEAD and self._waiting:
+            self._ahead = 0
+            self._let_go(*self._deferred.pop())
 
     def _has_room(self, work: float, window: float) -> bool:
         """Return whether one more request may be in flight, although tasks may take long to read the replies.

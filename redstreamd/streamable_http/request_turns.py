@@ -28,7 +28,9 @@ async def take_turn(account: Account, size: int) -> None:
     must_wait = len(turn.waiting) > 0 or (time.perf_counter() >= turn.ends and turn.is_over())
     if (must_wait or (turn.is_shared and size >= LONG_MESSAGE)) and not turn.let_pass(process):
         await turn.turn(account, max(size * _BYTE_SECONDS, _REQUEST_SECONDS))
-    while process.queued >= MAX_QUEUED:
+    is_held_back = process in turn.held_back
+    while is_held_back or process.queued >= MAX_QUEUED:
         await turn.wait_fewer_queued(process)
+        is_held_back = False
         await turn.turn(account, _REQUEST_SECONDS)
     turn.work_for(account)

@@ -170,6 +170,8 @@ class Pages:
     def _known_batch(self, key: PageKey, raw: Any) -> Batch:
         entries = reply_parsing.entries(raw)
         is_whole = len(entries) > key.max_entries
+        if is_whole and sum(map(len, entries[-1].words)) > _LARGE_BYTES:
+            self._ranges.leave_out(key.stream, entries[-1].id)
         del entries[key.max_entries :]
         size = len(b"".join(chain.from_iterable([entry.words for entry in entries])))
         if not is_whole or size > key.max_bytes:

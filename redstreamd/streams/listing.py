@@ -89,17 +89,19 @@ class Lister:
     async def position(self, stream: str) -> StreamSummary | None:
         """Return where a stream ends, or None if it does not exist."""
         async with explain_errors(self._redis, stream):
-            (position,) = await self._positions([stream])
+            (position,) = (await self._positions([stream])).values()
         return position
 
-    async def _positions(self, streams: Sequence[str]) -> list[StreamSummary | None]:
-        """Return where streams end, of which all have one slot if there are slots."""
+    async def _positions(self, streams: Sequence[str]) -> dict[str, StreamSummary | None]:
+        """Return where streams end, at least of the first; all have one slot if there are slots."""
         reply = await _POSITIONS.run(self._redis, streams=streams, retry_safe=True)
         try:
-            return [
-                StreamSummary(stream, end[1], end[2], str(end[0], "ascii"), reply.now) if end else None
-                for stream, end in zip(streams, reply.ends, strict=True)
-            ]
+            return {
+                stream: StreamSummary(stream, end[1], end[2], str(end[0], "ascii"), reply.now)
+                if end
+                else None
+                for stream, end in zip(streams, reply.ends)  # noqa: B905 - see above
+            }
         except UNREADABLE as error:
             raise unexpected_reply(error, outcome_known=True) from error
 
@@ -123,7 +125,7 @@ class Lister:
                 some = streams[first : first + ASKED_AT_ONCE]
                 # Who is refused one of them is refused all.
                 with suppress(ServerReplied):
-                    found |= zip(some, await self._positions(some), strict=True)
+                    found |= await self._positions(some)
         rest = [stream for stream in streams if stream not in found]
         return found | await gather(self._position_if_permitted, rest)
 

@@ -34,7 +34,9 @@ class _Range(msgspec.Struct, gc=False):
         last: The ID of its last entry.
         largest: Bytes of content of the largest entry at the most.
         tail: The IDs of its last entries, in their order.
-        beyond: The ID of the entry that follows, which was not measured; None if nothing is known of one.
+        beyond: The ID of the entry that follows, which was not measured; None if nothing is known of one, or
+            it turned out to be large.
+        large: The ID of one that turned out to be.
     """
 
     first: _Position
@@ -42,6 +44,7 @@ class _Range(msgspec.Struct, gc=False):
     largest: int
     tail: list[str]
     beyond: str | None
+    large: str | None = None
 
 
 class MeasuredRanges:
@@ -59,7 +62,7 @@ class MeasuredRanges:
         None if what is asked for was not measured.
         """
         known = self._ranges.get(key.stream)
-        if known is None or key.command != "XRANGE" or key.last != "+":
+        if known is None or not _goes_forward(key) or key.last != "+":
             return None
         ids = known.tail if known.beyond is None else [*known.tail, known.beyond]
         count = key.max_entries + 1
@@ -76,10 +79,11 @@ class MeasuredRanges:
             largest: Bytes of content of the largest of them, at the most.
             beyond: The ID of the entry that follows, if one was found.
         """
-        if not entries or key.command != "XRANGE":
+        if not entries or not _goes_forward(key):
             return
         first, ids = _position(key.first), [entry.id for entry in entries]
         known = self._ranges.pop(key.stream, None)
+        large = None if known is None else known.large
         if known is not None and first <= known.first and _position(ids[-1]) >= _position(known.last):
             # All of it was measured anew: what was there before may be gone.
             known = None
@@ -95,11 +99,24 @@ class MeasuredRanges:
                 largest = max(largest, known.largest)
         elif len(self._ranges) >= _MOST:
             del self._ranges[next(iter(self._ranges))]
-        self._ranges[key.stream] = _Range(first, ids[-1], largest, ids[-_TAIL:], beyond)
+        if beyond == large:
+            beyond = None
+        self._ranges[key.stream] = _Range(first, ids[-1], largest, ids[-_TAIL:], beyond, large)
+
+    def leave_out(self, stream: str, entry_id: str) -> None:
+        """Take note that the entry behind a range is large: no page is read with it."""
+        known = self._ranges.get(stream)
+        if known is not None and known.beyond == entry_id:
+            known.beyond, known.large = None, entry_id
 
     def forget(self, stream: str) -> None:
         """Forget what was measured of a stream, because something else was found there."""
         self._ranges.pop(stream, None)
+
+
+def _goes_forward(key: PageKey) -> bool:
+    """Return whether a page is read from the beginning of a stream towards its end."""
+    return key.command == "XRANGE" and key.first != "+"
 
 
 def _position(text: str) -> _Position:

@@ -144,8 +144,12 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
         return UnfinishedError(partial(self._finish, by.go_on, done), wait)
 
     async def _finish(self, go_on: Callable[[], Awaitable[Any]], done: int) -> Any:
-        """Do the rest of a call, and the conversions after those that are done."""
-        result = await (go_on() if self.rest is None else self.rest(go_on))
+        """Do the rest of a call, and the conversions after those that are done, which may have more to do."""
+        to_end = partial(self._go_on, go_on, done)
+        return await (to_end() if self.rest is None else self.rest(to_end))
+
+    async def _go_on(self, go_on: Callable[[], Awaitable[Any]], done: int) -> Any:
+        result = await go_on()
         for convert in self.conversions[done:]:
             try:
                 result = convert(result)

@@ -317,7 +317,10 @@ class Takes:
         seen.scan_from = reply.scan_from
         self._groups.note(take.stream, reply.groups)
         entries = reply_parsing.entries(reply.entries)
-        has_looked = not (take.resume or reply.replayed) and seen.scan_from == "-"
+        # Where enough was due, the scan for others was left out.
+        has_looked = (
+            not (take.resume or reply.replayed) and seen.scan_from == "-" and set(reply.attempts) == {1}
+        )
         if has_looked and len(entries) == take.count and self._groups.has_few(take.stream):
             seen.only_new_until = trio.current_time() + self._no_scan_seconds
         return Taken(

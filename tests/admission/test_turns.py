@@ -113,6 +113,22 @@ async def test_a_process_is_held_back_until_fewer_than_half_of_its_commands_wait
     assert sorted(order) == [1, 2]
 
 
+async def test_all_who_are_held_back_go_on_once_nothing_waits() -> None:
+    account = connection(Accounts(), 1)
+    process = account.parent
+    assert process is not None
+    account.queue(MAX_QUEUED)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3 * MAX_QUEUED):
+            nursery.start_soon(turns().wait_fewer_queued, process)
+        await trio.testing.wait_all_tasks_blocked()
+        # Who comes meanwhile waits behind them.
+        assert process in turns().held_back
+        account.queue(-MAX_QUEUED)
+        turns().dequeued(account)
+    assert process not in turns().held_back
+
+
 async def test_a_message_of_who_got_little_ends_the_turn_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TURN_SECONDS", "LIGHT_TURN_SECONDS", "LONE_TURN_SECONDS"):
         monkeypatch.setattr(f"redstreamd.admission.turns.{name}", 600.0)

@@ -177,6 +177,24 @@ async def test_messages_of_a_channel_are_pushed_beside_replies(server: Server) -
         assert pushed == [[b"subscribe", b"news", 1], [b"message", b"news", b"1"]]
 
 
+async def test_a_burst_of_pushes_is_handed_out_in_parts_and_ends_nothing(
+    redis: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redstreamd.admission.turns.LONE_TURN_SECONDS", 0.0)
+    pushed: list[list[Any]] = []
+    async with proxy_to(redis.path) as proxy:
+        connection = Connection(through(proxy), role="test", on_push=pushed.append)
+        async with running_connection(connection):
+            await connection.subscribe("news")
+            proxy.to_client.hold()
+            redis.commands(*[("PUBLISH", "news", str(number)) for number in range(50)])
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            proxy.to_client.release()
+            await until(lambda: len(pushed) == 51)
+            assert await connection.execute("ECHO", "behind them") == b"behind them"
+    assert [message[2] for message in pushed[1:]] == [b"%d" % number for number in range(50)]
+
+
 async def test_a_refused_subscription_is_told_and_its_connection_not_used_again(server: Server) -> None:
     server.command("ACL", "SETUSER", "u", "on", "nopass", "+@all", "-subscribe", "allkeys")
     try:

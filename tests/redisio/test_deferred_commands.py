@@ -76,6 +76,20 @@ def test_who_got_little_is_not_deferred_unless_it_has_much() -> None:
     assert all(request.deferred is not None for request in sent[first:])
 
 
+def test_new_clients_do_not_keep_those_out_that_wait() -> None:
+    calls = Calls()
+    greedy = calls.client(1)
+    for number in range(10):
+        calls.send(greedy, f"greedy {number}")
+    greedy.charge(1.0, 0.0)
+    served: list[str] = []
+    # Each of them got little.
+    for pid in range(2, 1_000):
+        calls.send(calls.client(pid), "new")
+        served += calls.answer(1)
+    assert sum(name != "new" for name in served) == 10
+
+
 def test_small_commands_are_sent_at_once_and_the_daemons_own_always() -> None:
     calls = Calls()
     client = calls.client(1)

@@ -142,3 +142,13 @@ async def test_where_there_are_few_streams_the_hints_know_them_all(bus: Bus, ser
     with pytest.raises(BusError) as absent:
         await bus.reader.read("orders:new:ue")
     assert "'orders:new:eu'" in absent.value.with_hint(None).cause
+
+
+@ON_REDIS
+async def test_a_page_of_streams_with_large_entries_asks_for_few_at_a_time(bus: Bus, server: Server) -> None:
+    names = [f"large:{number:02d}" for number in range(30)]
+    for name in names:
+        server.command("XADD", name, "1-1", "text", "x" * 50_000)
+    found, _, has_more = await bus.lister.page("large:*", cursor=None, count=30)
+    assert ([line.stream for line in found], has_more) == (names, False)
+    assert {(line.length, line.last_id) for line in found} == {(1, "1-1")}

@@ -75,3 +75,25 @@ async def test_the_size_of_entries_that_are_gone_is_forgotten(bus: Bus, server: 
     scripts = _calls(server, "evalsha")
     assert await _ids(pages, "-", 20) == (_named(2, 21), True)
     assert _calls(server, "evalsha") == scripts
+
+
+@ON_REDIS
+async def test_a_large_entry_behind_a_page_is_read_once(bus: Bus, server: Server) -> None:
+    server.commands(*(("XADD", "s", f"{number}-0", "text", "x") for number in range(1, 6)))
+    server.command("XADD", "s", "6-0", "text", "x" * 1_000_000)
+    pages = Pages(bus.redis)
+    for _ in range(2):
+        assert await _ids(pages, "-", 5) == (_named(1, 5), True)
+    before = _sent(server)
+    for _ in range(3):
+        assert await _ids(pages, "-", 5) == (_named(1, 5), True)
+    assert _sent(server) - before < 500_000
+    # Behind all that there is.
+    batch = await pages.read("s", "+", "+", max_entries=1, max_bytes=BYTES)
+    assert batch.entries == []
+
+
+def _sent(server: Server) -> int:
+    """Return how many bytes the server has sent."""
+    stats = server.command("INFO", "stats").decode()
+    return int(stats.partition("total_net_output_bytes:")[2].split()[0])
