@@ -33,14 +33,14 @@ from redstreamd.admission.fair_queue import FairQueue, is_behind
 TURN_SECONDS: Final = 0.003
 #: The same for some time after somebody light was served: who keeps few calls in flight gets its share only
 #: if each round of them is short.
-MIXED_TURN_SECONDS: Final = 0.0012
+MIXED_TURN_SECONDS: Final = 0.0009
 #: The same while somebody light may have a call under way. A pass also handles what Redis answered, which
 #: takes about as long; a call waits for two or three passes.
 LIGHT_TURN_SECONDS: Final = 0.0004
 #: Another turn is given if so many seconds at most are promised to others.
 _ROOM_SECONDS: Final = 0.0002
-#: The same while nobody light has a call under way: many readers with a message each share a pass, of which
-#: the scheduler's own part is as long as some messages.
+#: The same while nobody light was served of late: many readers with a message each share a pass, of which the
+#: scheduler's own part is as long as some messages.
 _WIDE_ROOM_SECONDS: Final = 0.001
 #: The same while one connection alone has work: as long as others may have to wait when they come.
 LONE_TURN_SECONDS: Final = 0.004
@@ -256,7 +256,7 @@ class Turns(trio.abc.Instrument):
     def _grant(self) -> None:
         """Give turns to as many as fit into the next pass; to one, if nothing else is to be done in it."""
         seconds = self._promised
-        room = _ROOM_SECONDS if self._is_urgent else _WIDE_ROOM_SECONDS
+        room = _ROOM_SECONDS if self.is_light else _WIDE_ROOM_SECONDS
         waiting = self.waiting
         while waiting and seconds < room:
             _, (task, expected) = waiting.pop()

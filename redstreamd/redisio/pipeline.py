@@ -349,6 +349,8 @@ class Pipeline:
         self._ahead += 1
         if self._ahead >= _MOST_AHEAD and self._waiting:
             self._ahead = 0
+            if not self._outbox:
+                self._on_queued()
             self._let_go(*self._deferred.pop())
 
     def _has_room(self, work: float, window: float) -> bool:

@@ -20,9 +20,14 @@ class Calls:
 
     def __init__(self) -> None:
         self.turns = Turns()
-        self.pipeline = Pipeline(lambda: None, self.turns)
+        self.pipeline = Pipeline(self.queued_first, self.turns)
+        # Whether somebody was told to send what is queued.
+        self.is_told = False
         self.accounts = Accounts()
         self.replies: list[tuple[str, Any]] = []
+
+    def queued_first(self) -> None:
+        self.is_told = True
 
     def client(self, pid: int) -> Account:
         return self.accounts.open(Principal("me", "unix"), Peer(1000, pid), str(pid))
@@ -34,8 +39,10 @@ class Calls:
     def answer(self, count: int) -> list[str]:
         """Send what may be sent, answer so many, and return whose they were."""
         before = len(self.replies)
+        assert self.is_told or not self.pipeline.sendable
         while self.pipeline.sendable:
             self.pipeline.take(0.0)
+        self.is_told = False
         assert self.pipeline.answer([b"ok"] * count, print) == ()
         return [name for name, _ in self.replies[before:]]
 
