@@ -219,7 +219,8 @@ class _DirectCall(Invocation[Any], eq=False):
         try:
             if not isinstance(reply, Exception):
                 # Also if nobody waits: the domain takes note of what happened.
-                result = success(plan.read(reply))
+                read = plan.read(reply)
+                result = read if type(read) is Result else success(read)
         except UnfinishedError as unfinished:
             go_on, wait = unfinished.go_on, unfinished.wait
         except Exception as error:  # noqa: BLE001 - the boundary, as above

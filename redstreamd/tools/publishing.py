@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import attrs
 from msgspec import Meta
@@ -20,6 +20,7 @@ from redstreamd.tools.argument_types import NameOf
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.effects import Marked
 from redstreamd.tools.new_streams import naming_warning
+from redstreamd.tools.results import Result, ResultForm
 
 
 @attrs.frozen
@@ -91,7 +92,7 @@ class StreamAdded:
     warning: Annotated[str, Meta(description="What is unusual about the new stream's name.")] | None = None
 
 
-def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | None:
+def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan[Result] | None:
     bus, stream, reply_to = call.bus, args.stream, args.reply_to
     plain = bus.names.plain
     if args.durability != "memory" or stream not in plain or (reply_to is not None and reply_to not in plain):
@@ -118,9 +119,13 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | None
     return plan.then(partial(_answer, call, args))
 
 
-def _one_added(added: Added) -> StreamAdded:
-    """Return the answer for an entry that was added with nothing asked for but that."""
-    return StreamAdded(added.ids)
+#: The answers for an entry that was added with nothing asked for but that.
+ONE_ADDED: Final = ResultForm(lambda entry_id: StreamAdded([entry_id]))
+
+
+def _one_added(added: Added) -> Result:
+    # An ID is digits and a dash.
+    return ONE_ADDED.filled(added.ids[0].encode())
 
 
 @tool(

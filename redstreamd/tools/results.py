@@ -13,7 +13,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Union
+from typing import Any, Final, Literal, Union
 
 import attrs
 import cattrs
@@ -26,6 +26,9 @@ from redstreamd.visible_text import visible
 
 _encode = msgspec.json.Encoder().encode
 _CONTENT = b'{"content":[{"type":"text","text":'
+
+# Stands for the text in a `ResultForm`.
+_BLANK: Final = "<blank>"
 
 # Characters of a message, cause or next step, which are a few sentences; the rest is cut off.
 _MAX_ERROR_PART = 2_000
@@ -78,9 +81,13 @@ def success(result: object) -> Result:
     default are left out. Anything else becomes text only, because revisions before 2026-07-28 allow only an
     object as structured content: a string as it is, the rest as JSON.
 
+    A `Result` is returned as it is.
+
     Raises:
         TypeError: The result cannot be encoded as JSON; also as ValueError.
     """
+    if isinstance(result, Result):
+        return result
     if isinstance(result, str):
         return _text_only(result)
     kind = type(result)
@@ -95,6 +102,30 @@ def success(result: object) -> Result:
         return _text_only(text)
     opened = b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', body, b',"isError":false'))
     return Result(False, opened, body, len(body), own_text)
+
+
+class ResultForm:
+    """The results of successes that differ in one text only, such as the ID of an entry."""
+
+    def __init__(self, like: Callable[[str], object]) -> None:
+        """Differ as what `like` returns for a text, which has the text once; encoded when first needed."""
+        self._like: Final = like
+        self._forms: tuple[bytes, bytes] | None = None
+
+    def filled(self, text: bytes) -> Result:
+        """Return what `success` returns with this text, which JSON need not escape: visible ASCII."""
+        opened, body = self._forms or self._encode()
+        body %= text
+        return Result(False, opened % (text, text), body, len(body))
+
+    def _encode(self) -> tuple[bytes, bytes]:
+        made = success(self._like(_BLANK))
+        opened, body = (
+            part.replace(b"%", b"%%").replace(_BLANK.encode(), b"%b")
+            for part in (made.opened, made.body or b"")
+        )
+        self._forms = opened, body
+        return self._forms
 
 
 def failure(error: BusError) -> Result:

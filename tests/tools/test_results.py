@@ -18,7 +18,8 @@ from redstreamd.errors import BusError, Code
 from redstreamd.presentation import truncation
 from redstreamd.presentation.entries import EntryView
 from redstreamd.presentation.truncation import bound_entries
-from redstreamd.tools.results import failure, success
+from redstreamd.tools.publishing import ONE_ADDED, StreamAdded
+from redstreamd.tools.results import ResultForm, failure, success
 from redstreamd.tools.schema import always_present, result_schema
 from tests.support.json_values import json_objects, json_values, text
 
@@ -80,6 +81,20 @@ def test_all_forms_of_an_answer_are_the_same_json(value: Any) -> None:
     for answer in (success(value), failure(BusError(Code.INTERNAL, "é", cause='"', next_step="\\"))):
         assert msgspec.json.encode(answer.members()) == answer.opened + b"}"
         assert json.loads(answer.opened + b"}") == answer.plain()
+
+
+@given(st.from_regex("[0-9]{1,20}-[0-9]{1,20}", fullmatch=True), st.text("%bs<>{}"))
+def test_a_form_is_filled_to_what_success_returns(entry_id: str, around: str) -> None:
+    def like(text: str) -> object:
+        return Group(f"{around}{text}", 1)
+
+    assert ResultForm(like).filled(entry_id.encode()) == success(like(entry_id))
+    assert ONE_ADDED.filled(entry_id.encode()) == success(StreamAdded([entry_id]))
+
+
+def test_a_result_is_not_encoded_again() -> None:
+    made = success(HEALTH)
+    assert success(made) is made
 
 
 def test_a_mapping_is_structured_as_it_is() -> None:
