@@ -316,11 +316,9 @@ class Connection:
 
     def _send_now(self) -> bool:
         """Send what the socket accepts; leave the rest to a task, and return whether there is one."""
-        write = self._write
-        while write is not None and not self._is_sending and not self._scope.cancel_called:
-            data = self.pipeline.take(trio.current_time() + self._reply_timeout)
-            if not data:
-                break
+        write, pipeline = self._write, self.pipeline
+        while pipeline.sendable and write is not None and not self._is_sending and self._problem is None:
+            data = pipeline.take(trio.current_time() + self._reply_timeout)
             try:
                 written = write(data)
             except OSError:
@@ -350,6 +348,7 @@ class Connection:
     async def _read(self, stream: trio.abc.ReceiveStream) -> None:
         decoder, receive, pipeline, on_push = Decoder(), receiver(stream), self.pipeline, self._deliver_push
         turn, traffic, timeout = turns(), self._traffic, self._reply_timeout
+        push = hiredis.PushNotification
         # Since the last reply that was complete.
         received = 0
         while True:
@@ -373,9 +372,9 @@ class Connection:
             received += len(data)
             if replies:
                 traffic.received_bytes += received
-                due = pipeline.oldest_deadline
-                if due is not None and type(replies[0]) is not hiredis.PushNotification:
-                    traffic.round_trips.observe(trio.current_time() + timeout - due)
+                round_trip = math.inf
+                if type(replies[0]) is not push and (due := pipeline.oldest_deadline) is not None:
+                    round_trip = trio.current_time() + timeout - due
                 size, received = received // len(replies), 0
                 rest: Sequence[Any] = replies
                 is_checked = False
@@ -383,7 +382,7 @@ class Connection:
                     if not is_checked:
                         is_checked = True
                         # Later on more may be in flight than what was received can be the replies to.
-                        asked = [each for each in rest if type(each) is not hiredis.PushNotification]
+                        asked = [each for each in rest if type(each) is not push]
                         if len(asked) > pipeline.in_flight:
                             self._end(self._unasked(asked[pipeline.in_flight]))
                             return
@@ -391,6 +390,9 @@ class Connection:
                     # What was answered is given to those who asked, also if the connection ends meanwhile.
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 del rest
+                if round_trip < math.inf:
+                    # Those who asked have their replies first.
+                    traffic.round_trips.observe(round_trip)
             # Nothing of a large reply is kept here while the next one is awaited, perhaps for hours.
             del data, replies
 

@@ -23,6 +23,7 @@ import trio
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
+from redstreamd.stream_io import flush_at_end_of_pass
 from redstreamd.streams.measured_ranges import MeasuredRanges
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.scripts import load
@@ -91,6 +92,9 @@ class Pages:
         # Streams that had small pages only, and when a stream of which nothing is known was asked for.
         self._small: dict[str, None] = {}
         self._asked: dict[str, float] = {}
+        # What was read in this pass of trio's scheduler by `_new_batch`: key, when it was asked for, entries,
+        # the sizes of all in the reply, and the ID of the one after them.
+        self._unnoted: list[tuple[PageKey, float, list[RawEntry], list[int], str | None]] = []
 
     async def read(
         self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True
@@ -116,6 +120,8 @@ class Pages:
         self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True
     ) -> Plan[Batch]:
         """Plan to read entries; see `read`."""
+        if self._unnoted:
+            self._note_new()
         key = PageKey(stream, "XRANGE" if forward else "XREVRANGE", first, last, max_entries, max_bytes)
         now = trio.current_time()
         if self._ends.begins_at_end(key, now):
@@ -186,17 +192,27 @@ class Pages:
             raise UnfinishedError(partial(self._read_measured, key))
         sizes = list(map(len, map(_joined, entries)))
         fitting, size = 0, 0
-        while fitting < min(len(entries), key.max_entries) and size < key.max_bytes:
-            size += sizes[fitting]
+        for each in sizes[: key.max_entries]:
+            if size >= key.max_bytes:
+                break
+            size += each
             fitting += 1
-        self._note(key.stream, is_large=sum(sizes) > _LARGE_BYTES)
         beyond = entries[fitting].id if fitting < len(entries) else None
-        self._ranges.note(key, entries[:fitting], max(sizes[:fitting], default=0), beyond)
-        if beyond is not None:
-            del entries[fitting:]
-            return Batch(entries, has_more=True)
-        self._ends.note_end(key, entries[-1].id if entries else None, asked)
-        return Batch(entries, has_more=False)
+        batch = Batch(entries if beyond is None else entries[:fitting], has_more=beyond is not None)
+        if not self._unnoted:
+            flush_at_end_of_pass(self._note_new)
+        self._unnoted.append((key, asked, batch.entries, sizes, beyond))
+        return batch
+
+    def _note_new(self) -> bool:
+        """Take note of what was added and read in this pass: those who wait for it have it first."""
+        unnoted, self._unnoted = self._unnoted, []
+        for key, asked, entries, sizes, beyond in unnoted:
+            self._note(key.stream, is_large=sum(sizes) > _LARGE_BYTES)
+            self._ranges.note(key, entries, max(sizes[: len(entries)], default=0), beyond)
+            if beyond is None:
+                self._ends.note_end(key, entries[-1].id if entries else None, asked)
+        return False
 
     def _note(self, stream: str, *, is_large: bool) -> None:
         """Take note of a page of a stream."""

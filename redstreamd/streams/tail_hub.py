@@ -390,11 +390,11 @@ class TailHub:
                 continue
             if key.arming != QUEUED:
                 key.unarm()
-            eager = [watcher for watcher in key.watchers if watcher.is_eager]
-            if len(eager) < len(key.watchers):
-                unarmed.append(name)
-            for watcher in eager:
-                watcher.wake()
+            for watcher in tuple(key.watchers):
+                if watcher.is_eager:
+                    watcher.wake()
+                elif not unarmed or unarmed[-1] != name:
+                    unarmed.append(name)
         # An eager one that has gone by now has armed them, and a queued one will be.
-        if unarmed := [name for name in unarmed if not keys[name].arming]:
+        if unarmed and (unarmed := [name for name in unarmed if not keys[name].arming]):
             self._arm(unarmed)
