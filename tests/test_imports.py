@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "streamable_http": LEAVES | {"mcpio", "protection", "stream_io"},
     "service.embedded": {"errors", "redisio"},
     # The domain, and how it looks to a caller.
-    "streams": LEAVES | {"encryption", "settings", "redisio"},
+    "streams": LEAVES | {"encryption", "settings", "redisio", "stream_io"},
     "presentation": LEAVES | {"encryption", "redisio", "streams"},
     # What is served.
     "tools": LEAVES | {"presentation", "redisio", "settings", "streams"},

@@ -25,6 +25,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.pipeline import Request
+from redstreamd.stream_io import flush_at_end_of_pass
 from redstreamd.streams.deadlines import Deadline
 from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan
 from redstreamd.streams.sleepers import Sleepers
@@ -111,7 +112,7 @@ class Place:
         self._sleepers.members[sleeper] = None
         if self._is_looking:
             sleeper.since = self._looks if self._can_be_joined else self._looks + 1
-        elif self._knows_of_nothing and not self._places.hub.draining and not sleeper.is_over:
+        elif self._knows_of_nothing and not (self._sleepers.is_due_first(sleeper) and sleeper.is_over):
             sleeper.since = self._looks
             self._sleepers.fall_asleep(sleeper, self._on_time)
         else:
@@ -149,15 +150,27 @@ class Place:
 
     @property
     def _knows_of_nothing(self) -> bool:
-        """Whether a read has found nothing, and every change since then would have been pushed."""
-        known = self._nothing_since
-        return (
+        """Whether a read has found nothing, every change since then would have been pushed, and one may wait.
+
+        Once found out it counts until the pass ends or the place reads, because many come together. A key
+        that has changed meanwhile is armed again, which wakes the place.
+        """
+        sure, known = self._places.sure, self._nothing_since
+        if self in sure:
+            return True
+        is_known = (
             self._is_watching
             and bool(known)
             and all(known)
             and known == self._places.hub.armed_by(self.keys)
             and self._places.are_connected(self._search.streams)
+            and not self._places.hub.draining
         )
+        if is_known:
+            if not sure:
+                flush_at_end_of_pass(self._places.end_pass)
+            sure.add(self)
+        return is_known
 
     # Reading
 
@@ -165,6 +178,7 @@ class Place:
         places = self._places
         self._looks += 1
         self._is_looking, self._is_woken = True, False
+        places.sure.discard(self)
         self._armed_by = places.hub.armed_by(self.keys)
         if self._retry is not None:
             places.hub.deadlines.remove(self._retry)
@@ -359,12 +373,14 @@ class Places:
     Attributes:
         redis: Is read.
         hub: Knows of changes.
+        sure: Places that were found to know of nothing in this pass; see `Place`.
     """
 
     def __init__(self, redis: Redis, hub: TailHub) -> None:
         """Read `redis` when `hub` says so."""
         self.redis: Final = redis
         self.hub: Final = hub
+        self.sure: Final[set[Place]] = set()
         self._places: dict[tuple[Hashable, Hashable], Place] = {}
 
     def __len__(self) -> int:
@@ -393,6 +409,11 @@ class Places:
         """Forget a place where nobody waits. Idempotent."""
         if self._places.get((search.key, position)) is place:
             del self._places[search.key, position]
+
+    def end_pass(self) -> bool:
+        """Find out anew in the next pass what places know."""
+        self.sure.clear()
+        return False
 
     def are_connected(self, streams: Sequence[str]) -> bool:
         """Return whether reads of them would be sent now, and changes would be pushed."""

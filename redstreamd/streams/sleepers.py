@@ -54,6 +54,10 @@ class Sleepers:
         sleeper.is_asleep = True
         self.wake_by(sleeper.deadline, on_time)
 
+    def is_due_first(self, sleeper: Sleeper) -> bool:
+        """Return whether somebody is due before all who are asleep."""
+        return sleeper.deadline < self._alarm_at
+
     def wake_by(self, at: float, on_time: Callable[[], None]) -> None:
         """Call a function once no later than at a time, by trio's clock: the same for all calls."""
         if at < self._alarm_at:
