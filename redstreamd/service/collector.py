@@ -6,11 +6,16 @@ of sight (`gc.freeze`), and the next one looks only at what came since. What is 
 reference counting as before; only a cycle among it would stay for ever. No connection, request or error
 leaves one: they let go of each other at their end, which tests show for each kind of them. In case one does
 nevertheless, all is looked at again when much more is there than before, and nothing else is to be done.
+
+The interpreter begins a collection when it has allocated so many objects more than it has freed. Where many
+end while others begin, that number stays low though what is new becomes much, and one collection would see it
+all. So there is a collection each few milliseconds of work, too.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import sys
 import time
 from typing import Any, Final
@@ -20,11 +25,12 @@ import trio
 
 from redstreamd.service.recent_maximum import RecentMaximum
 
-#: Of `gc.set_threshold`. The interpreter counts allocations less deallocations, so a collection sees some
-#: times as many objects; with 1,500 pauses were 10 ms while 4,000 connections came. Each object is seen once:
-#: with generations it would be more than twice, a third of what 1,000 waits cost that were told and began
-#: anew.
-_YOUNG_OBJECTS: Final = 400
+#: Of `gc.set_threshold`: allocations less deallocations. Each object is seen once: with generations it would
+#: be more than twice, a third of what 1,000 waits cost that were told and began anew.
+_YOUNG_OBJECTS: Final = 2_000
+#: From one collection to the next, if there is work. Each one sees what is in flight; what ends before is not
+#: seen at all.
+_YOUNG_SECONDS: Final = 0.01
 #: Pauses before this are not among the recent ones.
 _RECENT_SECONDS: Final = 300.0
 #: Allocated blocks since the last look at everything after which there is the next one; some 60 MiB.
@@ -57,7 +63,7 @@ class CollectorStatistics:
     blocks: int
 
 
-class Collector:
+class Collector(trio.abc.Instrument):
     """Takes care of the collector of this process; one for each process."""
 
     def __init__(self) -> None:
@@ -68,6 +74,8 @@ class Collector:
         self._seconds = self._longest = 0.0
         self._recent = RecentMaximum(_RECENT_SECONDS)
         self._blocks = 0
+        # When the next collection is due.
+        self._due = math.inf
 
     def settle(self) -> None:
         """Take what the start has made out of sight, and keep pauses short from now on. Idempotent."""
@@ -81,6 +89,7 @@ class Collector:
         gc.set_threshold(_YOUNG_OBJECTS)
         gc.callbacks.append(self._note)
         self._blocks = sys.getallocatedblocks()
+        self._due = time.perf_counter()
 
     def statistics(self) -> CollectorStatistics:
         """Return a snapshot."""
@@ -94,14 +103,28 @@ class Collector:
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look at everything when much has come since, and the process is idle; until cancelled."""
+        """Collect as often as is needed, and everything when much has come and the process is idle.
+
+        Until cancelled; the threshold of the interpreter is in force without it.
+        """
         task_status.started()
-        while True:
-            worked = time.process_time()
-            await trio.sleep(_TICK_SECONDS)
-            is_idle = time.process_time() - worked < _IDLE_SHARE * _TICK_SECONDS
-            if is_idle and sys.getallocatedblocks() > self._blocks + _GROWN_BLOCKS:
-                self.look_at_everything()
+        trio.lowlevel.add_instrument(self)
+        try:
+            while True:
+                worked = time.process_time()
+                await trio.sleep(_TICK_SECONDS)
+                is_idle = time.process_time() - worked < _IDLE_SHARE * _TICK_SECONDS
+                if is_idle and sys.getallocatedblocks() > self._blocks + _GROWN_BLOCKS:
+                    self.look_at_everything()
+        finally:
+            trio.lowlevel.remove_instrument(self)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Collect what is new, if that is due: trio's hook."""
+        now = time.perf_counter()
+        if now >= self._due:
+            self._due = now + _YOUNG_SECONDS
+            gc.collect(0)
 
     def collect(self) -> None:
         """Free the cycles among what came since the last collection, and the blocks kept for new objects.

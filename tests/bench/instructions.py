@@ -5,8 +5,9 @@
 Other programs of the machine do not change them, so two checkouts can be compared while it has other work.
 Waves of calls are sent on one connection; the least of some waves counts. The turns of the event loop are
 made longer, since callgrind is some fifty times slower than the processor: else a wave would be cut into more
-turns than it is. What runs besides calls (heartbeats, pings) is a part of it, less than one percent. The
-floor, which shows what pure Python needs at least, is counted likewise where it serves the call.
+turns than it is. So is the time from one collection of garbage to the next. What runs besides calls
+(heartbeats, pings) is a part of it, less than one percent. The floor, which shows what pure Python needs at
+least, is counted likewise where it serves the call.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ _COLUMNS: Final = ("handshake", "2026-07-28", "floor")
 _DAEMON: Final = """
 import sys
 from redstreamd.admission import turns
-for name in [name for name in vars(turns) if name.endswith("_SECONDS")]:
-    setattr(turns, name, getattr(turns, name) * float(sys.argv[1]))
+from redstreamd.service import collector
+for module in (turns, collector):
+    for name in [name for name in vars(module) if name.endswith("_SECONDS")]:
+        setattr(module, name, getattr(module, name) * float(sys.argv[1]))
 from redstreamd.cli import main
 sys.argv[1:2] = []
 sys.exit(main())

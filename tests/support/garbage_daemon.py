@@ -1,7 +1,8 @@
 """Runs redstreamd, and tells what only the collector of cycles can free: ``garbage_daemon.py serve ...``.
 
-SIGUSR1 collects everything, what is out of sight included, and writes ``everything:`` and the seconds that it
-took to standard error. Nothing is collected from then on. SIGUSR2 writes ``garbage:`` and how many objects of
+SIGUSR1 writes ``seen at most:`` and the objects of the largest collection since the daemon has started to
+standard error. Then it collects everything, what is out of sight included, and writes ``everything:`` and the
+seconds that it took. Nothing is collected from then on. SIGUSR2 writes ``garbage:`` and how many objects of
 each type have become garbage since. The product knows nothing of this.
 """
 
@@ -15,9 +16,23 @@ import time
 from collections import Counter
 from pathlib import Path
 
+#: Of the interpreter; the daemon sets another once it has started.
+USUAL_THRESHOLD = gc.get_threshold()[0]
+
+seen_at_most = 0
+
+
+def note(phase: str, _: object) -> None:
+    """Count what a collection will look at."""
+    global seen_at_most
+    if phase == "start" and gc.get_threshold()[0] != USUAL_THRESHOLD:
+        seen_at_most = max(seen_at_most, *(len(gc.get_objects(each)) for each in range(3)))
+
 
 def begin(*_: object) -> None:
     """Collect everything now, and nothing from now on."""
+    print("seen at most:", seen_at_most, file=sys.stderr)
+    gc.callbacks.remove(note)
     gc.disable()
     gc.unfreeze()
     began = time.thread_time()
@@ -37,6 +52,7 @@ def end(*_: object) -> None:
 
 
 if __name__ == "__main__":
+    gc.callbacks.append(note)
     signal.signal(signal.SIGUSR1, begin)
     signal.signal(signal.SIGUSR2, end)
     sys.argv[0] = str(Path(sys.executable).with_name("redstreamd"))
