@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import trio
@@ -71,16 +71,17 @@ class AccessLog:
         self._summaries_left: float = SUMMARIES_A_SECOND
         self._filled = trio.Event()
 
-    @property
-    def is_asleep(self) -> bool:
-        """Whether the next call wakes the task that records."""
-        return not self._filled.is_set()
+    def calls_ended(self, calls: Sequence[CallEnded]) -> bool:
+        """Take note of calls that ended, and return whether that has woken the task that records.
 
-    def call_ended(self, ended: CallEnded) -> None:
-        """Take note of a call that ended; a part of the call, so nearly nothing is done here."""
-        self._recent.append(ended)
-        if len(self._recent) >= self._enough:
-            self._sort()
+        A part of the calls, so nearly nothing is done here.
+        """
+        self._recent += calls
+        if len(self._recent) < self._enough:
+            return False
+        was_asleep = not self._filled.is_set()
+        self._sort()
+        return was_asleep
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Record calls until cancelled, and then those that are left."""

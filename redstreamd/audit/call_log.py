@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from redstreamd.audit.access_log import AccessLog
-from redstreamd.audit.call_audit import DENIED, CallAudit
+from redstreamd.audit.call_audit import CallAudit
 from redstreamd.tools.invocation import CallEnded
 
 
@@ -24,14 +24,10 @@ class CallLog:
         self.access = access
         self.records_access = records_access
 
-    def calls_ended(self, calls: Iterable[CallEnded]) -> bool:
-        """Take note of calls that ended, and return at once whether a task was woken by that."""
-        records_access = self.records_access
-        woke = records_access and self.access.is_asleep
-        for ended in calls:
-            # Nearly all calls are neither, and need no look at the audit.
-            if (ended.action is not None or ended.outcome == DENIED) and self.audit.call_ended(ended):
-                woke = True
-            elif records_access:
-                self.access.call_ended(ended)
-        return woke
+    def call_ended(self, ended: CallEnded) -> bool:
+        """Take note of any call that ended, and return at once whether a task may have been woken by that."""
+        return self.audit.call_ended(ended) or self.served((ended,))
+
+    def served(self, calls: Sequence[CallEnded]) -> bool:
+        """Take note of calls that are no audit records, and return at once whether a task was woken by that."""
+        return self.records_access and self.access.calls_ended(calls)

@@ -13,7 +13,7 @@ class EndedCalls:
     """The calls that ended and are not told yet.
 
     Each is told once, before trio waits the next time, and so before a task is cancelled in a later pass.
-    What the audit must record is told at once, before its answer is sent. What ends after the last pass is
+    What the audit may record is told at once, before its answer is sent. What ends after the last pass is
     told by a `tell` of the caller.
     """
 
@@ -21,23 +21,28 @@ class EndedCalls:
         """Tell `log` and `counts`."""
         self._log = log
         self._counts = counts
+        # None of which the audit records.
         self._calls: list[CallEnded] = []
 
     def add(self, ended: CallEnded) -> None:
         """Take note of a call that ended; the hook for that. To be called within a run of trio."""
         if ended.action is not None or ended.outcome == DENIED:
             # In their order.
-            self._calls.append(ended)
             self.tell()
+            try:
+                self._log.call_ended(ended)
+            finally:
+                self._counts.note((ended,))
             return
-        self._calls.append(ended)
-        if len(self._calls) == 1:
+        calls = self._calls
+        if not calls:
             flush_at_end_of_pass(self.tell)
+        calls.append(ended)
 
     def tell(self) -> bool:
         """Tell what is not told; return whether a task was woken by that."""
         calls, self._calls = self._calls, []
         try:
-            return self._log.calls_ended(calls)
+            return self._log.served(calls)
         finally:
             self._counts.note(calls)

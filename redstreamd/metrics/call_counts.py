@@ -87,9 +87,12 @@ class CallCounts:
 
     def note(self, ended: Iterable[CallEnded]) -> None:
         """Count calls that ended; a part of each call."""
+        tool = outcome = calls = None
         for call in ended:
-            key = call.tool, call.outcome
-            calls = self._found.get(key) or self._place(key)
+            # Often the same is done many times.
+            if calls is None or call.tool is not tool or call.outcome is not outcome:
+                tool, outcome = call.tool, call.outcome
+                calls = self._found.get((tool, outcome)) or self._place((tool, outcome))
             # As `observe`, which would be a frame for each call.
             seconds = call.seconds
             calls.counts[bisect_left(CALL_SECONDS, seconds)] += 1

@@ -75,9 +75,10 @@ async def test_each_call_that_is_no_audit_record_is_a_record(during: Log) -> Non
     calls = CallLog(CallAudit(lambda event: None), during.log, records_access=True)
 
     async def use() -> None:
-        assert calls.calls_ended([READ, DENIED, DENIED, DELETED, TRIMMED, TRIMMED])
+        woke = [calls.call_ended(each) for each in (READ, DENIED, DENIED, DELETED, TRIMMED, TRIMMED)]
+        assert woke == [True, True, False, True, True, False]
         calls.records_access = False
-        assert not calls.calls_ended([READ])
+        assert not calls.call_ended(READ)
         await trio.sleep(1)
         # Not only at the end.
         assert len(during.events) == 3
@@ -96,7 +97,7 @@ async def test_each_call_that_is_no_audit_record_is_a_record(during: Log) -> Non
 async def test_calls_at_a_moderate_rate_are_recorded_one_by_one(during: Log) -> None:
     async def use() -> None:
         for _ in range(CALLS_A_SECOND * 9):
-            during.log.call_ended(READ)
+            during.log.calls_ended([READ])
             await trio.sleep(1 / (CALLS_A_SECOND - 10))
 
     events = await running(during, use)
@@ -109,23 +110,23 @@ async def test_many_equal_calls_are_one_record_a_second_with_their_totals(during
 
     async def use() -> None:
         for _ in range(BURST):
-            during.log.call_ended(READ)
+            during.log.calls_ended([READ])
         for _ in range(100):
             for _ in range(99):
-                during.log.call_ended(READ)
-            during.log.call_ended(longer)
+                during.log.calls_ended([READ])
+            during.log.calls_ended([longer])
             await trio.sleep(0.05)
         assert len(during.new()) <= BURST + 6
         await trio.sleep(DUE_SECONDS)
         during.new()
         for _ in range(10_000):
-            during.log.call_ended(READ)
-        during.log.call_ended(longer)
+            during.log.calls_ended([READ])
+        during.log.calls_ended([longer])
         await trio.sleep(0.2)
         # It takes a while until calls are recorded one by one.
         other = msgspec.structs.replace(READ, streams=())
-        during.log.call_ended(other)
-        during.log.call_ended(other)
+        during.log.calls_ended([other])
+        during.log.calls_ended([other])
         await trio.sleep(DUE_SECONDS + 0.2)
         summary, two = during.new()[-2:]
         assert summary == CallsServed(
@@ -145,8 +146,8 @@ async def test_many_equal_calls_are_one_record_a_second_with_their_totals(during
         )
         assert (two.streams, two.count) == ((), 2)
         await trio.sleep(2 * BURST / CALLS_A_SECOND)
-        during.log.call_ended(READ)
-        during.log.call_ended(READ)
+        during.log.calls_ended([READ])
+        during.log.calls_ended([READ])
         await trio.sleep(0.2)
         assert [type(event) for event in during.new()] == [CallServed, CallServed]
 
@@ -159,13 +160,13 @@ async def test_a_call_that_ends_while_others_are_recorded_is_recorded_soon() -> 
     def write(event: Any) -> None:
         events.append(event)
         if len(events) == 15:
-            log.call_ended(READ)
+            log.calls_ended([READ])
 
     log = AccessLog(write)
     async with trio.open_nursery() as nursery:
         await nursery.start(log.run)
         for _ in range(20):
-            log.call_ended(READ)
+            log.calls_ended([READ])
         await trio.sleep(1)
         assert len(events) == 21
         nursery.cancel_scope.cancel()
@@ -209,7 +210,7 @@ async def test_each_call_is_in_one_record_however_many_there_are_and_of_whatever
                 named.update((call.tool, name) for name in streams)
                 seconds += call.seconds
                 answers += call.answer_bytes
-                during.log.call_ended(call)
+                during.log.calls_ended([call])
             during.has_room = dice.random() < 0.8
             await trio.sleep(dice.choice((0, 0.05, 0.3)))
         during.has_room = True
@@ -264,7 +265,7 @@ async def test_records_are_as_few_as_journald_keeps_and_others_have_their_turn(d
             for each in range(50):
                 calls += 1
                 account = ACCOUNTS.open(ANN, PEER, f"c{number}-{each}")
-                during.log.call_ended(msgspec.structs.replace(READ, account=account))
+                during.log.calls_ended([msgspec.structs.replace(READ, account=account)])
             await trio.sleep(0.1)
         assert len(during.events) <= BURST + SUMMARIES_A_SECOND * 11 + CALLS_A_SECOND
         assert len(during.events) >= SUMMARIES_A_SECOND * 8
@@ -278,7 +279,7 @@ async def test_a_log_without_room_is_left_to_others(during: Log) -> None:
 
     async def use() -> None:
         for _ in range(BURST + 50):
-            during.log.call_ended(READ)
+            during.log.calls_ended([READ])
         await trio.sleep(5)
         assert during.events == []
         during.has_room = True
@@ -287,7 +288,7 @@ async def test_a_log_without_room_is_left_to_others(during: Log) -> None:
         during.has_room = False
         await trio.sleep(5)
         for _ in range(BURST + 50):
-            during.log.call_ended(READ)
+            during.log.calls_ended([READ])
 
     assert await running(during, use) == [AccessRecordsDropped(BURST + 50)]
     assert during.log.dropped == BURST + 50

@@ -53,7 +53,7 @@ async def test_to_note_a_call_is_a_small_part_of_it_and_all_records_are_little(b
         ends = [msgspec.structs.replace(ENDED, streams=(f"a:b:{number % 4}",)) for number in range(512)]
 
         async def end_all() -> None:
-            log.calls_ended(ends)
+            log.served(ends)
 
         async def record_all() -> None:
             for ended in ends[:64]:
