@@ -29,5 +29,5 @@ class CallLog:
         return self.audit.call_ended(ended) or self.served((ended,))
 
     def served(self, calls: Sequence[CallEnded]) -> bool:
-        """Take note of calls that are no audit records, and return at once whether a task was woken by that."""
+        """As `call_ended`, for calls that are no audit records."""
         return self.records_access and self.access.calls_ended(calls)

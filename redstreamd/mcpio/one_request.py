@@ -9,6 +9,7 @@ import trio
 from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.mcpio.connection_events import EventHook
 from redstreamd.mcpio.kernels import Kernels
+from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
@@ -67,7 +68,7 @@ async def answer_one(
             sink=sink,
             start_soon=start_soon,
             flushed=flushed,
-            draining=trio.Event(),
+            draining=LateEvent(),
             report=report,
         )
         try:

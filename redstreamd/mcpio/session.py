@@ -114,7 +114,7 @@ class Session:
         sink: Sink,
         start_soon: StartSoon,
         flushed: Callable[[], Awaitable[None]],
-        draining: trio.Event | LateEvent,
+        draining: LateEvent,
         report: EventHook,
         direct_path: DirectPath | None = None,
         state: ConnectionState | None = None,
@@ -205,7 +205,7 @@ class Session:
         if (
             call is None
             or self._direct_path is None
-            or self.draining.is_set()
+            or self.draining.was_set
             or (call.era is not self._era and not self._settles(call.era))
         ):
             return False

@@ -24,6 +24,7 @@ from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.connection_events import MemoryExceeded, RequestFailed
 from redstreamd.mcpio.jsonrpc import RequestId
 from redstreamd.mcpio.kernels import DirectPath, Kernels
+from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
 from redstreamd.streamable_http.event_streams import EventLog, EventStream, EventTicker, Fields
@@ -307,7 +308,7 @@ class HttpSessions:
         self.ticker: Final = ticker
         self.nursery: trio.Nursery | None = None
         self._sessions: dict[str, HttpSession] = {}
-        self.draining: Final = trio.Event()
+        self.draining: Final = LateEvent()
         self.task_ended: Final = trio.lowlevel.ParkingLot()
 
     def statistics(self) -> SessionStatistics:

@@ -23,6 +23,7 @@ from redstreamd.mcpio.connection_events import MemoryExceeded
 from redstreamd.mcpio.connection_state import Era
 from redstreamd.mcpio.jsonrpc import INVALID_REQUEST, NOT_NOW, Notification, Rejection, Request, RequestId
 from redstreamd.mcpio.kernels import DirectPath, Kernels
+from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.mcpio.session import LONG_MESSAGE, Session, Task
 from redstreamd.policy import Principal
@@ -57,7 +58,7 @@ class _Caller:
         direct_path: DirectPath | None,
         client: Client,
         principal: Principal,
-        draining: trio.Event,
+        draining: LateEvent,
     ) -> None:
         self._around = around
         self._client = client
@@ -160,7 +161,7 @@ class McpEndpoint:
         direct_path: DirectPath | None,
         ticker: EventTicker,
         client: Client,
-        draining: trio.Event,
+        draining: LateEvent,
         tool_headers: ToolHeaders = no_headers,
     ) -> None:
         """Serve the requests of a client; `draining` is set once the daemon stops. See `HttpSite`."""

@@ -27,6 +27,7 @@ from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import Event, ignore
 from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.mcpio.kernels import Kernels as SessionKernels
+from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_unix_listener
 from redstreamd.mcpio.protocol_eras import Kernels
@@ -290,7 +291,7 @@ def make_session(
         sink=sink,
         start_soon=start_soon,
         flushed=flushed,
-        draining=trio.Event(),
+        draining=LateEvent(),
         report=ignore,
     )
 
