@@ -54,18 +54,21 @@ class RequestsInFlight:
 
     def add(self, exchange: Exchange) -> bool:
         """Register a request; False, without registering it, if `rejection` has a reason against that."""
-        key = exchange.id if type(exchange.id) is int else same_id(exchange.id)
-        exchanges, limits = self._exchanges, self._limits
-        if exchanges and (
-            key in exchanges
-            or len(exchanges) >= limits.max_requests_in_flight
-            or self._bytes + exchange.size > limits.max_bytes_in_flight
-        ):
-            # A single request always fits, so that no setting can exclude a message.
-            return False
-        if exchange.method == "initialize" and exchange.size > MAX_INITIALIZE_BYTES:
-            return False
+        key, exchanges = exchange.id, self._exchanges
+        if type(key) is not int:
+            key = same_id(key)
         size = self._bytes + exchange.size
+        if exchanges:
+            # A single request always fits, so that no setting can exclude a message.
+            limits = self._limits
+            if (
+                key in exchanges
+                or len(exchanges) >= limits.max_requests_in_flight
+                or size > limits.max_bytes_in_flight
+            ):
+                return False
+        if exchange.size > MAX_INITIALIZE_BYTES and exchange.method == "initialize":
+            return False
         if size - self.held >= STEP_BYTES and not self._may_hold(size):
             return False
         exchanges[key] = exchange
@@ -104,7 +107,8 @@ class RequestsInFlight:
 
     def remove(self, exchange: Exchange) -> bool:
         """Remove a request, the work on which has ended; return whether none is left."""
-        del self._exchanges[exchange.id if type(exchange.id) is int else same_id(exchange.id)]
+        key = exchange.id
+        del self._exchanges[key if type(key) is int else same_id(key)]
         self._bytes -= exchange.size
         if self.held:
             self._count()

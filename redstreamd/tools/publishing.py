@@ -125,7 +125,7 @@ ONE_ADDED: Final = ResultForm(lambda entry_id: StreamAdded([entry_id]))
 
 def _one_added(added: Added) -> Result:
     # An ID is digits and a dash.
-    return ONE_ADDED.filled(added.ids[0].encode())
+    return ONE_ADDED.filled(added.ids[0])
 
 
 @tool(

@@ -110,22 +110,19 @@ class ResultForm:
     def __init__(self, like: Callable[[str], object]) -> None:
         """Differ as what `like` returns for a text, which has the text once; encoded when first needed."""
         self._like: Final = like
-        self._forms: tuple[bytes, bytes] | None = None
+        self._parts: Sequence[str] | None = None
 
-    def filled(self, text: bytes) -> Result:
+    def filled(self, text: str) -> Result:
         """Return what `success` returns with this text, which JSON need not escape: visible ASCII."""
-        opened, body = self._forms or self._encode()
-        body %= text
-        return Result(False, opened % (text, text), body, len(body))
+        first, second, third, before, after = self._parts or self._split()
+        body = f"{before}{text}{after}".encode()
+        return Result(False, f"{first}{text}{second}{text}{third}".encode(), body, len(body))
 
-    def _encode(self) -> tuple[bytes, bytes]:
+    def _split(self) -> Sequence[str]:
         made = success(self._like(_BLANK))
-        opened, body = (
-            part.replace(b"%", b"%%").replace(_BLANK.encode(), b"%b")
-            for part in (made.opened, made.body or b"")
-        )
-        self._forms = opened, body
-        return self._forms
+        opened, body = made.opened.decode(), (made.body or b"").decode()
+        self._parts = *opened.split(_BLANK), *body.split(_BLANK)
+        return self._parts
 
 
 def failure(error: BusError) -> Result:

@@ -52,6 +52,8 @@ class Toolbox(Generic[BusT]):
         rules: What every call is subject to.
         policy: Says which tools a principal may use, and on which streams.
         hidden: The tools that are not offered to a principal, by principal; None if all are to everybody.
+        permitted: What was found right, by principal, tool and what `Prepared.named` returns (or each need);
+            the oldest is forgotten first.
     """
 
     def __init__(
@@ -97,8 +99,7 @@ class Toolbox(Generic[BusT]):
         )
         self._compiled = CompiledTools(registry, self._names, takes_leases=read_lease is not None)
         self.prepared = self._compiled.prepared
-        # What was found right, by principal, tool and names; the oldest is forgotten first.
-        self._permitted: dict[_Key, Sequence[Need]] = {}
+        self.permitted: dict[_Key, Sequence[Need]] = {}
         self.reconfigure(
             profiles,
             timeout_seconds=timeout_seconds,
@@ -244,7 +245,7 @@ class Toolbox(Generic[BusT]):
         try:
             if prepared.named is not None and (named := prepared.named(arguments)) is not None:
                 key = (principal, tool.name, named)
-                known = self._permitted.get(key)
+                known = self.permitted.get(key)
                 if known is None:
                     # Known before they are permitted, for the report of a refusal.
                     call.needs = tool.needs(arguments, None)
@@ -257,7 +258,7 @@ class Toolbox(Generic[BusT]):
                 call.needs = tool.needs(arguments, call.lease)
                 for need in call.needs:
                     key = (principal, tool.name, need)
-                    if key not in self._permitted:
+                    if key not in self.permitted:
                         self._permit(key, principal, (need,), call.lease)
             for argument, check in prepared.checks:
                 name = getattr(arguments, argument)
@@ -296,7 +297,7 @@ class Toolbox(Generic[BusT]):
 
     def forget_verdicts(self) -> None:
         """Ask ``authorise`` anew for every principal and stream, because its answers may have changed."""
-        self._permitted.clear()
+        self.permitted.clear()
 
     def _permit(self, key: _Key, principal: Principal, needs: Sequence[Need], lease: Lease | None) -> None:
         """Check the names of streams and the permissions for them, and remember that all are right."""
@@ -311,9 +312,9 @@ class Toolbox(Generic[BusT]):
             self.policy.authorise(principal, need.stream, need.permission)
             check_owner(principal, need.stream)
         if may_be_remembered:
-            if len(self._permitted) >= _MAX_REMEMBERED:
-                del self._permitted[next(iter(self._permitted))]
-            self._permitted[key] = needs
+            if len(self.permitted) >= _MAX_REMEMBERED:
+                del self.permitted[next(iter(self.permitted))]
+            self.permitted[key] = needs
 
     def _refuse(self, call: Invocation[BusT], error: BusError) -> NoReturn:
         """Report the end of a call that was refused, and raise the error as the caller gets it."""
