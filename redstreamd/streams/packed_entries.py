@@ -7,9 +7,9 @@ pass. hiredis, which looks at each word anew, takes more than twice as long.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -34,35 +34,43 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 #: What is remembered of each kind, and how long a word may be that is: of names of 512 bytes some 3 MiB.
 _MAX_REMEMBERED: Final = 4_096
 _MAX_CHARACTERS: Final = 512
+#: Of so many sizes the words are made beforehand.
+_MANY_SIZES: Final = 256
 
 
 def packed_add(stream: str, members: Mapping[str, Any], sender: str) -> PackedCommand | None:
     """Return the XADD of an entry whose stamp is its sender; None if the entry is not usual."""
-    words = ["", _OPENING[stream]]
-    as_json = []
-    add = words.append
-    for name, value in members.items():
-        if type(value) is not str:
-            if type(value) is not int or not -MAX_INTEGER <= value <= MAX_INTEGER:
+    while True:
+        words = [""]
+        as_json = []
+        pairs = len(members)
+        if pairs > MAX_MEMBERS:
+            return None
+        try:
+            words.append(_OPENING[stream])
+            for name, value in members.items():
+                if type(value) is not str:
+                    if type(value) is not int or not -MAX_INTEGER <= value <= MAX_INTEGER:
+                        return None
+                    as_json.append(name)
+                    value = str(value)
+                size = len(value)
+                words.append(_NAME[name])
+                words.append(_SIZE[size] if size < _MANY_SIZES else _size(size))
+                words.append(value)
+            words.append(_VERSIONED)
+            if as_json:
+                pairs += 1
+                words.append(_listed(tuple(as_json)))
+            words.append(_CLOSING[sender])
+            words[0] = _COUNT[pairs]
+        except KeyError:
+            if not _learn(stream, members, sender):
                 return None
-            as_json.append(name)
-            value = str(value)
-        add(_NAME[name])
-        add(_SIZE[len(value)])
-        add(value)
-    add(_VERSIONED)
-    pairs = len(members)
-    if as_json:
-        pairs += 1
-        add(_LISTED[tuple(as_json)])
-    add(_CLOSING[sender])
-    # XADD, the stream and the asterisk, the version and the sender with their values.
-    words[0] = f"*{7 + 2 * pairs}"
-    command = "".join(words)
-    # What has other characters has more bytes than characters, or may be no I-JSON.
-    if len(members) > MAX_MEMBERS or not command.isascii():
-        return None
-    return PackedCommand("XADD", command.encode())
+        else:
+            command = "".join(words)
+            # What has other characters has more bytes than characters, or may be no I-JSON.
+            return PackedCommand("XADD", command.encode()) if command.isascii() else None
 
 
 def pack_all(entries: Sequence[Mapping[str, Any]], stamp: Stamp) -> tuple[bytes, int]:
@@ -83,32 +91,52 @@ def pack_all(entries: Sequence[Mapping[str, Any]], stamp: Stamp) -> tuple[bytes,
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 
-class _Remembered(dict[KeyT, str], Generic[KeyT]):
-    """Texts that follow from others; the oldest is forgotten first, and long ones are not remembered."""
-
-    def __init__(self, make: Callable[[KeyT], str]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, key: KeyT) -> str:
-        text = self._make(key)
-        if len(text) <= _MAX_CHARACTERS:
-            if len(self) >= _MAX_REMEMBERED:
-                del self[next(iter(self))]
-            self[key] = text
-        return text
-
-
 def _word(text: str) -> str:
     """Return a text in ASCII as a bulk string, with the end of the line before it instead of its own."""
     return f"\r\n${len(text)}\r\n{text}"
 
 
-_OPENING: Final = _Remembered[str](lambda stream: _word("XADD") + _word(stream) + _word("*"))
-_NAME: Final = _Remembered[str](lambda name: _word(ESCAPE + name if name.startswith(PREFIX_TEXT) else name))
-_SIZE: Final = _Remembered[int]("\r\n${}\r\n".format)
-_CLOSING: Final = _Remembered[str](lambda sender: _word(SENDER) + _word(sender) + "\r\n")
+#: What is known so far. These are plain dicts, in which the interpreter finds a text in half the time.
+_OPENING: Final[dict[str, str]] = {}
+_NAME: Final[dict[str, str]] = {}
+_CLOSING: Final[dict[str, str]] = {}
+_LISTED: Final[dict[tuple[str, ...], str]] = {}
+# XADD, the stream and the asterisk, the version and the sender with their values, and pairs.
+_COUNT: Final[dict[int, str]] = {}
+_size: Final = "\r\n${}\r\n".format
+_SIZE: Final = [_size(length) for length in range(_MANY_SIZES)]
 _VERSIONED: Final = _word(VERSION) + _word(FORMAT)
-_LISTED: Final = _Remembered[tuple[str, ...]](
-    lambda names: _word(JSON_NAMES) + _word(msgspec.json.encode(names).decode())
-)
+
+
+def _learn(stream: str, members: Mapping[str, Any], sender: str) -> bool:
+    """Remember what recurs of an entry; return whether all of that was short enough."""
+    pairs = len(members)
+    return (
+        _remember(_OPENING, stream, _word("XADD") + _word(stream) + _word("*"))
+        and all(_remember(_NAME, name, _word(_escaped(name))) for name in members)
+        and _remember(_CLOSING, sender, _word(SENDER) + _word(sender) + "\r\n")
+        and all(_remember(_COUNT, count, f"*{7 + 2 * count}") for count in (pairs, pairs + 1))
+    )
+
+
+def _escaped(name: str) -> str:
+    return ESCAPE + name if name.startswith(PREFIX_TEXT) else name
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    text = _LISTED.get(names)
+    if text is None:
+        text = _word(JSON_NAMES) + _word(msgspec.json.encode(names).decode())
+        _remember(_LISTED, names, text)
+    return text
+
+
+def _remember(known: dict[KeyT, str], key: KeyT, text: str) -> bool:
+    """Remember a text that follows from `key`; return False if it is too long for that."""
+    if key not in known:
+        if len(text) > _MAX_CHARACTERS:
+            return False
+        if len(known) >= _MAX_REMEMBERED:
+            known.clear()
+        known[key] = text
+    return True

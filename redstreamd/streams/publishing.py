@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -12,6 +12,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
+from redstreamd.redisio.delivery import Write
 from redstreamd.settings import QuarantineSettings
 from redstreamd.streams import entry_codec
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
@@ -26,6 +27,8 @@ from redstreamd.streams.names import Kind, companion_key, quarantine_of
 from redstreamd.streams.packed_entries import pack_all, packed_add
 from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.scripts import NamedScript, load
+
+ResultT = TypeVar("ResultT")
 
 _ADD = load("ids", "info", "group_count", "idempotency", "packed_entries", "add")
 _QUARANTINE = load("idempotency", "packed_entries", "quarantine")
@@ -206,7 +209,8 @@ class Publisher:
         """
         is_plain = idempotency_key is None and max_length is max_age_seconds is None and not waits
         if len(entries) == 1 and is_plain:
-            return self._plan_xadd(stream, entries[0], stamp)
+            write = self._xadd(stream, entries[0], stamp)
+            return Plan(write, stream, self._read_one, conversions=(_one_added,))
         script, operands = self._call(
             stream,
             entries,
@@ -225,24 +229,33 @@ class Publisher:
             retry_safe=idempotency_key is not None,
         )
 
-    def plan_one(self, stream: str, members: Mapping[str, Any], sender: str) -> Plan[Added]:
+    def plan_one(
+        self, stream: str, members: Mapping[str, Any], sender: str, made: Callable[[str], ResultT]
+    ) -> Plan[ResultT]:
         """Plan what `plan_add` does with one entry, a stamp of its sender and nothing else.
+
+        Args:
+            stream: As for `add`.
+            members: The entry.
+            sender: Its stamp.
+            made: Makes the result of the entry's ID.
 
         Raises:
             BusError: As `plan_add`.
         """
+        write: Write | None = None
         if not self._encryption.encrypts:
             write = packed_add(stream, members, sender)
-            if write is not None:
-                return Plan(write, stream, self._read_one)
-        return self._plan_xadd(stream, members, entry_codec.Stamp(sender))
+        if write is None:
+            write = self._xadd(stream, members, entry_codec.Stamp(sender))
+        return Plan(write, stream, self._read_one, conversions=(made,))
 
-    def _plan_xadd(self, stream: str, members: Mapping[str, Any], stamp: entry_codec.Stamp) -> Plan[Added]:
+    def _xadd(self, stream: str, members: Mapping[str, Any], stamp: entry_codec.Stamp) -> Write:
         fields = entry_codec.encode_fields(members, stamp)
         rule = self._encryption.rule_for(stream)
         if rule is not None:
             (fields,) = self._encryption.seal_all(stream, rule, (fields,))
-        return Plan(("XADD", stream, "*", *chain.from_iterable(fields.items())), stream, self._read_one)
+        return ("XADD", stream, "*", *chain.from_iterable(fields.items()))
 
     def _call(
         self,
@@ -295,9 +308,11 @@ class Publisher:
             **self._groups.operands(stream, self._max_groups),
         }
 
-    def _added_one(self, entry_id: bytes) -> Added:
+    def _added_one(self, entry_id: bytes) -> str:
+        if type(entry_id) is not bytes:
+            raise TypeError("an entry has an ID")
         self.added += 1
-        return Added([entry_id.decode()], duplicate=False)
+        return entry_id.decode()
 
     def _added(
         self, stream: str, reply: Any, idempotency_key: str | None, confirmation: Confirmation | None = None
@@ -345,6 +360,10 @@ class Publisher:
                 saved = await self._redis.execute("GET", record, key=stream, retry_safe=True)
                 return saved is not None and b" quarantine " in saved
         return bool(found == 2)
+
+
+def _one_added(entry_id: str) -> Added:
+    return Added([entry_id], duplicate=False)
 
 
 def _quarantine_full(stream: str) -> BusError:

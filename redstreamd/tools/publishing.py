@@ -105,7 +105,7 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan
         and args.correlation_id is reply_to is None
         and args.max_length is args.max_age_seconds is None
     ):
-        return bus.publisher.plan_one(stream, args.entries[0], call.principal.name).then(_one_added)
+        return bus.publisher.plan_one(stream, args.entries[0], call.principal.name, ONE_ADDED.filled)
     plan = bus.publisher.plan_add(
         stream,
         args.entries,
@@ -119,13 +119,8 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan
     return plan.then(partial(_answer, call, args))
 
 
-#: The answers for an entry that was added with nothing asked for but that.
+#: The answers for an entry that was added with nothing asked for but that. An ID is digits and a dash.
 ONE_ADDED: Final = ResultForm(lambda entry_id: StreamAdded([entry_id]))
-
-
-def _one_added(added: Added) -> Result:
-    # An ID is digits and a dash.
-    return ONE_ADDED.filled(added.ids[0])
 
 
 @tool(

@@ -18,7 +18,7 @@ from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_codec
-from redstreamd.streams.entry_codec import Stamp, decode, encode
+from redstreamd.streams.entry_codec import MAX_MEMBERS, Stamp, decode, encode
 from redstreamd.streams.packed_entries import packed_add
 from redstreamd.strict_json import MAX_INTEGER
 from tests.support.json_values import json_objects, json_text, text
@@ -259,7 +259,9 @@ def test_entries_with_the_same_names_differ_in_what_is_reserved() -> None:
     ("members", "sender", "is_packed"),
     [
         ({"a": "1"}, "unix", True),
-        ({"100 %s": "%d %", "": "", "a": "x" * 5_000, "n" * 600: "{}"}, "unix", True),
+        ({"100 %s": "%d %", "": "", "a": "x" * 5_000, "n" * 400: "{}"}, "unix", True),
+        ({"a": "b", "n" * 600: "{}"}, "unix", False),
+        ({str(n) * 4: n for n in range(600)}, "unix", True),
         ({}, "unix", True),
         ({"a": 1, "b": "2", 'c"': -MAX_INTEGER, "_rs.v": 3, "_rs.=": "4"}, "unix", True),
         ({str(n): "" for n in range(1_000)}, "unix", True),
@@ -284,3 +286,12 @@ def test_a_packed_entry_has_the_fields_of_the_usual_form(
         args: Any = ("XADD", "orders:new", "*", *fields)
         assert packed.packed == hiredis.pack_command(args)
         assert packed.args == ("XADD", *(word.encode() for word in args[1:]))
+
+
+def test_more_names_than_are_remembered_are_packed_as_before() -> None:
+    for round_ in range(5):
+        members = {f"{round_}:{n}": str(n) for n in range(MAX_MEMBERS)}
+        packed = packed_add("orders:new", members, "unix")
+        assert packed is not None
+        fields = entry_codec.encode_fields(members, Stamp("unix"))
+        assert packed.args[3:] == tuple(word.encode() for word in chain.from_iterable(fields.items()))
