@@ -172,7 +172,7 @@ class _DirectCall(Invocation[Any], eq=False):
             self._start(None)
             return
         try:
-            self.request = path.redis.submit(plan.write, self._on_reply, key=plan.stream, role=plan.role)
+            self.request = path.redis.submit(plan.write, self._on_reply, plan.stream, plan.role)
         except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
             self._complete(plan, error)
             return

@@ -199,7 +199,6 @@ class Redis:
         self,
         write: Write,
         then: Callable[[Any], None] | None,
-        *,
         key: str | bytes,
         role: Role = Role.COMMAND,
     ) -> Request:

@@ -270,7 +270,6 @@ class Pipeline:
         self,
         args: tuple[Arg, ...] | PackedCommand,
         then: Callable[[Any], None] | None = None,
-        *,
         is_own: bool = False,
     ) -> Request:
         """Queue one command for sending.
@@ -335,7 +334,8 @@ class Pipeline:
                 # Whoever got little is not deferred.
                 self._let_one_follow()
             self._work += seconds
-            self._steps += request.step
+            if request.step:
+                self._steps += request.step
             account.running += 1
             turns.redis_seconds += seconds  # type: ignore[union-attr]
         if not outbox:

@@ -196,7 +196,7 @@ class Place:
             return
         try:
             self._request = places.redis.submit(
-                plan.write, partial(self._on_reply, plan), key=plan.stream, role=plan.role
+                plan.write, partial(self._on_reply, plan), plan.stream, plan.role
             )
         except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
             self._complete(plan, error, trio.current_time() + places.redis.command_timeout)

@@ -203,7 +203,7 @@ async def run_plan(redis: Redis, plan: Plan[ResultT]) -> ResultT:
     """
     deadline = trio.current_time() + redis.command_timeout
     try:
-        request = redis.submit(plan.write, None, key=plan.stream, role=plan.role)
+        request = redis.submit(plan.write, None, plan.stream, plan.role)
         reply = await request.reply()
     except Exception as error:  # noqa: BLE001 - `complete` raises what is no matter of it
         return await complete_plan(redis, plan, error, deadline)
@@ -289,7 +289,7 @@ def start_plan(
             done(result)
 
     try:
-        started.request = redis.submit(plan.write, on_reply, key=plan.stream, role=plan.role)
+        started.request = redis.submit(plan.write, on_reply, plan.stream, plan.role)
     except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
         complete(error, trio.current_time() + redis.command_timeout)
     return started

@@ -64,7 +64,7 @@ class SharedPages:
             shared = _Shared()
             answer = partial(self._on_reply, key, shared, plan)
             try:
-                shared.request = self._redis.submit(plan.write, answer, key=stream, role=plan.role)
+                shared.request = self._redis.submit(plan.write, answer, stream, plan.role)
             except Exception:  # noqa: BLE001 - it raises the same, or knows what to do about it
                 return await run_plan(self._redis, plan)
             self._reads[key] = shared
