@@ -5,7 +5,8 @@
 Other programs of the machine do not change them, so two checkouts can be compared while it has other work.
 Waves of calls are sent on one connection; the least of some waves counts. The turns of the event loop are
 made longer, since callgrind is some fifty times slower than the processor: else a wave would be cut into more
-turns than it is. So is the time from one collection of garbage to the next. What runs besides calls
+turns than it is. So are the time from one collection of garbage to the next, and that for which takes of new
+entries look for nothing else. What runs besides calls
 (heartbeats, pings) is a part of it, less than one percent. The floor, which shows what pure Python needs at
 least, is counted likewise where it serves the call.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -21,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,13 +46,18 @@ _DAEMON: Final = """
 import sys
 from redstreamd.admission import turns
 from redstreamd.service import collector
+from redstreamd.streams import takes
 for module in (turns, collector):
     for name in [name for name in vars(module) if name.endswith("_SECONDS")]:
         setattr(module, name, getattr(module, name) * float(sys.argv[1]))
+takes.NO_SCAN_SECONDS *= float(sys.argv[1])
 from redstreamd.cli import main
 sys.argv[1:2] = []
 sys.exit(main())
 """
+
+
+Call = tuple[str, dict[str, Any]]
 
 
 @attrs.frozen
@@ -58,16 +65,37 @@ class Wave:
     """Calls that are sent at once.
 
     Attributes:
-        calls: Tool and arguments of each.
+        calls: Tool and arguments of each; or what makes them of the answers to those before.
         is_of_floor: Whether the floor serves it, too.
+        before: Calls that precede each wave, and are not counted.
     """
 
-    calls: Sequence[tuple[str, dict[str, Any]]]
+    calls: Sequence[Call] | Callable[[list[bytes]], Sequence[Call]]
     is_of_floor: bool = False
+    before: Sequence[Sequence[Call]] = ()
 
 
 _ONE = ("stream_add", {"stream": STREAM, "entries": [ENTRY]})
 _LONG = {"text": "a" * 32_000}
+
+
+def _take(count: int) -> Call:
+    return "work_take", {"stream": "bench:work", "group": "bench", "consumer": "bench", "count": count}
+
+
+def _done(taken: list[bytes]) -> list[Call]:
+    leases = (json.loads(answer)["result"]["structuredContent"]["lease"] for answer in taken)
+    return [("work_done", {"lease": lease}) for lease in leases]
+
+
+def _before_takes(count: int) -> list[list[Call]]:
+    """Return calls after which takes of so many entries find them, and look for nothing else.
+
+    One take looks at everything first, and saves the group's clock.
+    """
+    added = ("stream_add", {"stream": "bench:work", "entries": [ENTRY] * 100})
+    return [[added] * (2 * count), [_take(count)]]
+
 
 WAVES: Final = {
     "add of 1, 64 in flight": Wave([_ONE] * 64, is_of_floor=True),
@@ -82,6 +110,10 @@ WAVES: Final = {
         [("stream_read", {"stream": STREAM, "count": 100})] * 16, is_of_floor=True
     ),
     "list of 1, 16 in flight": Wave([("stream_list", {"count": 1})] * 16),
+    "work_take of 1, 64 in flight": Wave([_take(1)] * 64, before=_before_takes(1)),
+    "work_done of 1, 64 in flight": Wave(_done, before=[*_before_takes(1), [_take(1)] * 64]),
+    "work_take of 10, 16 in flight": Wave([_take(10)] * 16, before=_before_takes(10)),
+    "work_done of 10, 16 in flight": Wave(_done, before=[*_before_takes(10), [_take(10)] * 16]),
 }
 
 
@@ -100,7 +132,14 @@ class _Client:
             self._exchange([line("initialize", asked, 0)])
             self._socket.sendall(line("notifications/initialized", {}))
 
-    def send(self, calls: Sequence[tuple[str, dict[str, Any]]]) -> list[bytes]:
+    def prepare(self, wave: Wave) -> Sequence[Call]:
+        """Make the calls that precede a wave, and return those of the wave."""
+        answers: list[bytes] = []
+        for calls in wave.before:
+            answers = self.send(calls)
+        return wave.calls(answers) if callable(wave.calls) else wave.calls
+
+    def send(self, calls: Sequence[Call]) -> list[bytes]:
         lines = []
         for tool, arguments in calls:
             self._last += 1
@@ -170,15 +209,16 @@ def _measure(
     for name in names:
         wave = WAVES[name]
         for _ in range(4):
-            client.send(wave.calls)
+            client.send(client.prepare(wave))
         _control("-i", "on", str(pid))
         counts = []
         for _ in range(_WAVES):
+            calls = client.prepare(wave)
             _control("-z", str(pid))
-            client.send(wave.calls)
-            counts.append(_instructions(pid, folder))
+            client.send(calls)
+            counts.append(_instructions(pid, folder) / len(calls))
         _control("-i", "off", str(pid))
-        yield name, min(counts) / len(wave.calls)
+        yield name, min(counts)
     client.close()
 
 
