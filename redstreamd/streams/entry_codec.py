@@ -239,7 +239,7 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
     """Return of each entry what `decode` makes of its fields.
 
     Most entries of a stream have the same names, and the same reserved fields: what these mean is found out
-    once for all that follow each other.
+    once for all that follow each other, and what small ones mean is remembered.
     """
     decoded = []
     # As they came, bytes or text.
@@ -251,7 +251,7 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
         words = entry.words
         if words[::2] != names:
             names = words[::2]
-            members = _member_names(names)
+            members = (_known_names if _is_small(names) else _member_names)(tuple(names))
             read = None
         if members is None:
             decoded.append(decode(entry.fields))
@@ -260,7 +260,7 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
         end = values[len(members) :]
         if read is None or end != ends_with:
             ends_with = end
-            read = _read_reserved(entry.fields[len(members) :]) if end else (frozenset(), _NO_STAMP)
+            read = _reserved_of(names[len(members) :], end)
             if read is None:
                 decoded.append(decode(entry.fields))
                 continue
@@ -277,6 +277,18 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
     return decoded
 
 
+def _is_small(words: Sequence[Any]) -> bool:
+    return sum(map(len, words)) <= _MAX_REMEMBERED
+
+
+def _reserved_of(names: list[Any], values: list[Any]) -> tuple[frozenset[str], Stamp] | None:
+    """Return what `_read_reserved` does for fields as they came, bytes or text."""
+    if not names:
+        return frozenset(), _NO_STAMP
+    small = _is_small(names) and _is_small(values)
+    return (_known_reserved if small else _read_words)(tuple(names), tuple(values))
+
+
 def _member_names(written: Sequence[Any]) -> tuple[str, ...] | None:
     """Return the names of an entry's members, if these are its first fields and need no closer look."""
     try:
@@ -289,6 +301,9 @@ def _member_names(written: Sequence[Any]) -> tuple[str, ...] | None:
     if len(set(names)) < len(names) or any(name.startswith(PREFIX_TEXT) for name in names[:end]):
         return None
     return tuple(names[:end])
+
+
+_known_names = lru_cache(maxsize=1_024)(_member_names)
 
 
 def decode(fields: Fields) -> Decoded:
@@ -350,7 +365,13 @@ def _read(fields: Fields) -> tuple[frozenset[str], Stamp] | None:
     return _names(reserved.get(JSON_NAMES)), stamp
 
 
+def _read_words(names: Sequence[Any], values: Sequence[Any]) -> tuple[frozenset[str], Stamp] | None:
+    as_bytes = [word if type(word) is bytes else word.encode() for word in (*names, *values)]
+    return _read(tuple(zip(as_bytes[: len(names)], as_bytes[len(names) :], strict=True)))
+
+
 _remembered = lru_cache(maxsize=1_024)(_read)
+_known_reserved = lru_cache(maxsize=1_024)(_read_words)
 
 
 def _plain(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:

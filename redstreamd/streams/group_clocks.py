@@ -24,8 +24,10 @@ _JITTER_MS, _DRIFT = 250, 1_000
 LEAST_AHEAD_SECONDS = 10.0
 
 
-#: Operands for a group of whose clock nothing is known.
-_UNKNOWN = dict.fromkeys(("clock_name", "clock_expected", "clock_least", "clock_most"), "")
+#: The operands of ``clock.lua``.
+CLOCK_OPERANDS = ("clock_name", "clock_expected", "clock_least", "clock_most")
+#: For a group of whose clock nothing is known.
+_UNKNOWN = ("", "", "", "")
 
 _boot_seconds = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
@@ -52,6 +54,10 @@ class GroupClocks:
 
     def operands(self, stream: str, group: str) -> dict[str, Any]:
         """Return the operands of ``clock.lua``; call this directly before the script is sent."""
+        return dict(zip(CLOCK_OPERANDS, self.values(stream, group), strict=True))
+
+    def values(self, stream: str, group: str) -> tuple[Any, Any, Any, Any]:
+        """Return the values of `CLOCK_OPERANDS`, as `operands` does."""
         reading = self._readings.get((stream, group))
         if reading is None:
             return _UNKNOWN
@@ -60,12 +66,7 @@ class GroupClocks:
         if passed < 0:
             passed = 0
         expected, drift = milliseconds + passed, passed // _DRIFT
-        return {
-            "clock_name": name,
-            "clock_expected": expected,
-            "clock_least": expected - _JITTER_MS - drift,
-            "clock_most": expected + self._ahead_ms + drift,
-        }
+        return name, expected, expected - _JITTER_MS - drift, expected + self._ahead_ms + drift
 
     def record(self, stream: str, group: str, name: str, milliseconds: int) -> None:
         """Remember what a script replied about a group's clock; call this when the reply has come."""

@@ -24,7 +24,6 @@ import secrets
 import tempfile
 from pathlib import Path
 
-import attrs
 import msgspec
 
 from redstreamd.errors import BusError, Code
@@ -43,8 +42,7 @@ _MAX_REMEMBERED, _MAX_REMEMBERED_ENTRIES = 1_024, 20
 _SHOWN = 24
 
 
-@attrs.frozen
-class Lease:
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """Content of a lease token.
 
     Attributes:
@@ -143,16 +141,11 @@ class LeaseKey:
             milliseconds, _, sequence = entry_id.partition("-")
             numbers += (int(milliseconds), int(sequence), attempt)
         if lease.length_ms is not None:
-            first = numbers[:2]
-            terms = (lease.length_ms,) if lease.own_limit is None else (lease.length_ms, lease.own_limit)
-            numbers[:0] = [number for term in terms for number in (*first, term)]
-        body = _encode(
-            (
-                *(lease.stream, lease.group, lease.consumer, lease.principal),
-                *(lease.taken_at, lease.max_deliveries),
-                numbers,
-            )
-        )
+            first = numbers[0], numbers[1]
+            own = () if lease.own_limit is None else (*first, lease.own_limit)
+            numbers[:0] = (*first, lease.length_ms, *own)
+        who = lease.stream, lease.group, lease.consumer, lease.principal
+        body = _encode((*who, lease.taken_at, lease.max_deliveries, numbers))
         text = binascii.b2a_base64(body + self._mac(body), newline=False)
         token = _PREFIX + text.translate(_URL_SAFE).rstrip(b"=").decode("ascii")
         # A limit of its own is only in a token that tells the length, too.

@@ -34,6 +34,7 @@ from redstreamd.streams.takes import LEASE_FILES, Take, Taken, Takes
 
 _SETTLE = load(*LEASE_FILES, "settle")
 _FINISH = load("server_time", "due_members", "delivery_names", "finish")
+_finish = _FINISH.bound("stream", "group", "consumer", "taken_at", "*attempts")
 
 
 class Action(enum.StrEnum):
@@ -216,19 +217,13 @@ class Leases:
         No record tells a repetition from the first: acknowledgements are by far the most frequent, and a key
         for each would cost more than the difference between DONE and ALREADY is worth.
         """
-        operands = {
-            "stream": lease.stream,
-            "group": lease.group,
-            "consumer": lease.consumer,
-            "taken_at": lease.taken_at,
-            "attempts": attempts,
-        }
 
         def read(raw: Any) -> Settled:
             outcomes = map(_OUTCOMES.__getitem__, _FINISH.read(raw).outcomes)
             return Settled(lease, dict(zip(selected, outcomes, strict=True)), None, 0, None)
 
-        return Plan(_FINISH.call(operands), lease.stream, read, group=lease.group, retry_safe=True)
+        call = _finish(lease.stream, lease.group, lease.consumer, lease.taken_at, attempts)
+        return Plan(call, lease.stream, read, lease.group, True)
 
 
 def select_entries(lease: Lease, entry_ids: Sequence[str] | None) -> list[str]:

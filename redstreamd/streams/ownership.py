@@ -12,6 +12,7 @@ before this one.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 from redstreamd.policy import Principal
@@ -34,8 +35,12 @@ def check_owner(principal: Principal, stream: str) -> None:
         raise no_such_stream(stream)
 
 
+@lru_cache(maxsize=1_024)
 def consumer_operands(principal: Principal, consumer: str) -> dict[str, Any]:
-    """Return the operands of ``lua/consumer_owner.lua`` for a principal that names a consumer."""
+    """Return the operands of ``lua/consumer_owner.lua`` for a principal that names a consumer.
+
+    Remembered, since the same ones recur. Not to be changed.
+    """
     name, *former = principal.names
     alias = f"{_OF}{name} {consumer}"
     if consumer.startswith(_OF):

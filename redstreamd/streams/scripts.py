@@ -123,6 +123,28 @@ class NamedScript(Script):
         """Return the script with its operands, for a plan. Raises TypeError as `run`."""
         return ScriptCall(self, *self.operands(operands))
 
+    def bound(self, *names: str) -> Callable[..., ScriptCall]:
+        """Return a function that makes a call of the operands in the order of `names`.
+
+        It costs a fourth of `call`: for scripts that are called most. The function takes texts, bytes and
+        numbers; for the operand that is declared with dots, whose name has a star here, a sequence of these.
+
+        Raises:
+            TypeError: A name is missing, or there is no operand of it.
+        """
+        given = [name.removeprefix("*") for name in names]
+        if sorted((*given, *self._group_keys)) != sorted(self._declared):
+            raise TypeError(f"missing or unknown operands: {sorted(self._declared ^ set(given))}")
+        keys = (f"derived['{name}']" if name in self._group_keys else name for name in self.keys)
+        arguments = (f"*{name}" if f"*{name}" in names else name for name in self.arguments)
+        call = f"call(script, [{', '.join(keys)}], [{', '.join(arguments)}])"
+        if self._group_keys:
+            call = f"(derived := derive(names, stream, group)) and {call}"
+        scope = {"call": ScriptCall, "script": self, "derive": _derived, "names": self._group_keys}
+        # The names are those that a script declares.
+        made: Callable[..., ScriptCall] = eval(f"lambda {', '.join(given)}: {call}", scope)  # noqa: S307
+        return made
+
     def read(self, reply: Any, *, outcome_known: bool = False) -> Any:
         """Return the server's reply as `run` does, or raise `UnexpectedReply`, see there."""
         if not self.reply:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, Final
 
-import attrs
 import msgspec
 import trio
 
@@ -24,7 +23,7 @@ from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.settings import LeasesSettings
 from redstreamd.streams.call_records import call_record
 from redstreamd.streams.durations import milliseconds
-from redstreamd.streams.group_clocks import GroupClocks
+from redstreamd.streams.group_clocks import CLOCK_OPERANDS, GroupClocks
 from redstreamd.streams.group_counts import GroupCounts, no_more_groups
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.ownership import consumer_operands
@@ -51,6 +50,11 @@ _TAKE_NEW: Final = load(
     "server_time", "clock", "due_members", "lease_expiry", "group_limit", "new_entries", "take_new"
 )
 
+_take_new: Final = _TAKE_NEW.bound(
+    *("stream", "group", "consumer", "owner", "count", "lease_ms", "max_bytes", "batch"),
+    *("default_max_deliveries", *CLOCK_OPERANDS),
+)
+
 #: Groups that are remembered; the oldest is forgotten first.
 _MAX_GROUPS = 10_000
 #: For how long entries that other programs left pending are not looked for again: seconds at the most, and
@@ -65,7 +69,8 @@ class _Seen:
         scan_from: Where the scan for entries without a lease goes on.
         batch: How many new entries are read at once at first: as many as fit if all are as large as the
             largest of the last take.
-        only_new_until: Until then, by trio's clock, a take may look for what is due and what is new only.
+        only_new_until: Until then, by trio's clock, a take may look for what is due and what is new only; 0
+            if every take has to look for everything.
     """
 
     __slots__ = ("batch", "only_new_until", "scan_from")
@@ -75,9 +80,20 @@ class _Seen:
         self.batch = 1
         self.only_new_until = 0.0
 
+    def must_look(self, no_scan_seconds: float) -> bool:
+        """Return whether a take has to look for everything; the next ones need not where it does in time."""
+        until = self.only_new_until
+        if not until:
+            return True
+        now = trio.current_time()
+        if now < until:
+            return False
+        # It looks for those that follow before its reply is here, too.
+        self.only_new_until = now + no_scan_seconds
+        return True
 
-@attrs.frozen
-class Take:
+
+class Take(msgspec.Struct, frozen=True, gc=False):
     """A request to lease entries.
 
     Attributes:
@@ -108,7 +124,7 @@ class Take:
     max_bytes: int | None = None
 
 
-class Taken(msgspec.Struct, frozen=True):
+class Taken(msgspec.Struct, frozen=True, gc=False):
     """Result of a take.
 
     Attributes:
@@ -194,17 +210,15 @@ class Takes:
         """Plan to lease entries; see `Leases.plan_take`."""
         seen = self._seen_of(take)
         owner = consumer_operands(principal, take.consumer)
-        whole = partial(self._plan_whole, take, principal, owner, seen, on_created, reword)
         if (
-            trio.current_time() >= seen.only_new_until
+            seen.must_look(self._no_scan_seconds)
             or take.resume
             or take.idempotency_key is not None
             # Such a consumer has no record; see `ownership`.
             or owner["alias"] == owner["consumer"]
         ):
-            return whole()
-        plan = self._plan_new(take, owner, seen, whole)
-        return plan if reword is None else plan.reworded(reword)
+            return self._plan_whole(take, principal, owner, seen, on_created, reword)
+        return self._plan_new(take, principal, owner, seen, on_created, reword)
 
     def _seen_of(self, take: Take) -> _Seen:
         place = (take.stream, take.group)
@@ -216,34 +230,43 @@ class Takes:
         return seen
 
     def _plan_new(
-        self, take: Take, owner: dict[str, Any], seen: _Seen, whole: Callable[[], Plan[Taken]]
+        self,
+        take: Take,
+        principal: Principal,
+        owner: dict[str, Any],
+        seen: _Seen,
+        on_created: Callable[[str], None] | None,
+        reword: Callable[[BusError], BusError] | None,
     ) -> Plan[Taken]:
         """Plan a take of new entries, and of all where something else is to be done."""
-        place = (take.stream, take.group)
-        clock = self._clocks.operands(*place)
+        stream, group = take.stream, take.group
+        consumer = owner["consumer"]
+        clock = self._clocks.values(stream, group)
         lease_ms = milliseconds(take.lease_seconds)
-        operands = {
-            "stream": take.stream,
-            "group": take.group,
-            "consumer": owner["consumer"],
-            "owner": owner["owner"],
-            "count": take.count,
-            "lease_ms": lease_ms,
-            "max_bytes": take.max_bytes or self._max_bytes,
-            "batch": seen.batch,
-            "default_max_deliveries": self._max_deliveries,
-            **clock,
-        }
+        call = _take_new(
+            stream,
+            group,
+            consumer,
+            owner["owner"],
+            take.count,
+            lease_ms,
+            take.max_bytes or self._max_bytes,
+            seen.batch,
+            self._max_deliveries,
+            *clock,
+        )
 
         def taken(raw: Any) -> Taken:
             reply = _TAKE_NEW.read(raw)
             if reply is None:
                 seen.only_new_until = 0.0
+                whole = partial(self._plan_whole, take, principal, owner, seen, on_created, reword)
                 raise UnfinishedError(lambda: run_plan(self._redis, whole()))
             entries = reply_parsing.entries(reply.entries)
             if len(entries) < take.count:
                 seen.only_new_until = 0.0
-            self._note(place, seen, clock["clock_name"], reply.now, reply.largest)
+            self._note((stream, group), seen, clock[0], reply.now, reply.largest)
+            group_limit = reply.group_limit
             return Taken(
                 entries,
                 [1] * len(entries),
@@ -251,12 +274,12 @@ class Takes:
                 reply.taken_at,
                 reply.expires,
                 lease_ms=lease_ms,
-                own_limit=_own_limit(take.max_deliveries, reply.group_limit),
-                group_limit=reply.group_limit,
-                consumer=owner["consumer"],
+                own_limit=_own_limit(take.max_deliveries, group_limit),
+                group_limit=group_limit,
+                consumer=consumer,
             )
 
-        return Plan(_TAKE_NEW.call(operands), take.stream, taken, group=take.group, role=Role.BULK)
+        return Plan(call, stream, taken, group, False, Role.BULK, reword)
 
     def _plan_whole(
         self,
@@ -321,8 +344,8 @@ class Takes:
         has_looked = (
             not (take.resume or reply.replayed) and seen.scan_from == "-" and set(reply.attempts) == {1}
         )
-        if has_looked and len(entries) == take.count and self._groups.has_few(take.stream):
-            seen.only_new_until = trio.current_time() + self._no_scan_seconds
+        may_leave_out = has_looked and len(entries) == take.count and self._groups.has_few(take.stream)
+        seen.only_new_until = trio.current_time() + self._no_scan_seconds if may_leave_out else 0.0
         return Taken(
             entries,
             reply.attempts,

@@ -227,12 +227,10 @@ class WorkQueue:
         plan = self._leases.plan_take(
             take, principal, on_created=self._hub.notify, reword=partial(_taking_unknown, take)
         )
-        return plan.then(partial(self._opened, take.stream))
+        return plan.then(partial(self._opened, take.stream)) if self._encryption.opens else plan
 
     def _opened(self, stream: str, taken: Taken) -> Taken:
         """Open the entries of a take, which is done whatever they hold."""
-        if not self._encryption.opens:
-            return taken
         return self._encryption.open_page(stream, taken.entries, partial(_with_entries, taken))
 
 

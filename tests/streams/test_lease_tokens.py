@@ -8,7 +8,6 @@ import os
 import stat
 from pathlib import Path
 
-import attrs
 import msgspec
 import pytest
 from hypothesis import given
@@ -33,7 +32,7 @@ LEASES = st.builds(
     st.integers(0, 1_000_000),
 )
 WITH_TERMS = st.builds(
-    attrs.evolve,
+    msgspec.structs.replace,
     LEASES,
     length_ms=st.integers(1, 30 * 86_400_000),
     own_limit=st.none() | st.integers(0, 1_000_000),
@@ -52,7 +51,7 @@ def test_a_token_says_what_was_signed(lease: Lease) -> None:
 def test_the_first_release_reads_a_token_as_one_of_its_own(lease: Lease) -> None:
     """A daemon that was set back finishes what the newer one gave."""
     token = KEY.sign(lease)
-    assert as_the_first_release_reads(token) == attrs.evolve(lease, length_ms=None, own_limit=None)
+    assert as_the_first_release_reads(token) == msgspec.structs.replace(lease, length_ms=None, own_limit=None)
 
 
 def as_the_first_release_reads(token: str) -> Lease:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 
 import attrs
+import msgspec
 import pytest
 import trio
 
@@ -118,7 +119,7 @@ async def test_a_lease_that_began_before_a_step_is_renewed_and_finished_after_it
     bus: Bus, clock: SetClock
 ) -> None:
     added = (await bus.publisher.add("s", [{"n": n} for n in range(4)], Stamp())).ids
-    keyed = attrs.evolve(take(count=4, lease_seconds=600), idempotency_key="k")
+    keyed = msgspec.structs.replace(take(count=4, lease_seconds=600), idempotency_key="k")
     held = await bus.work.take(keyed, ME)
     for step, remembered in ((-HOUR, True), (0.0, True), (HOUR, False), (-HOUR, False)):
         clock.set(step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+import msgspec
 import pytest
 import trio
 
@@ -56,11 +56,11 @@ async def test_what_is_due_comes_before_what_is_new_however_fast_takes_follow_ea
         lease = bus.work.read_lease(str(work.lease), ME)
         await bus.work.settle(lease, Action.RETRY, delay_seconds=0)
     again = await bus.work.take(TAKE, ME)
-    both = await bus.work.take(attrs.evolve(TAKE, count=4), ME)
+    both = await bus.work.take(msgspec.structs.replace(TAKE, count=4), ME)
     assert [*_ids(again), *_ids(both)] == [*added[:4], *added[40:42]]
     assert [*again.taken.attempts, *both.taken.attempts] == [2, 2, 2, 2, 1, 1]
     # A limit of its own is in its lease.
-    own = await bus.work.take(attrs.evolve(TAKE, max_deliveries=99), ME)
+    own = await bus.work.take(msgspec.structs.replace(TAKE, max_deliveries=99), ME)
     assert (own.taken.own_limit, own.taken.group_limit) == (99, LeasesSettings().max_deliveries)
 
 
@@ -77,3 +77,24 @@ async def test_new_entries_do_not_hide_what_another_program_left(bus: Bus, serve
             found += _ids(await bus.work.take(TAKE, ME))
             await trio.sleep(0.02)
     assert sorted(found) == sorted(set(found))
+
+
+@ON_REDIS
+@pytest.mark.settings(Settings(leases=LeasesSettings(foreign_idle_seconds=1)))
+async def test_of_takes_that_come_together_few_look_for_everything(bus: Bus, server: Server) -> None:
+    added = _add(server, 44)
+    # The first makes the group.
+    for _ in range(2):
+        await bus.work.take(TAKE, ME)
+    # Then one has to look again.
+    await trio.sleep(0.15)
+    before, works = _looks(server), list[Work]()
+
+    async def take() -> None:
+        works.append(await bus.work.take(TAKE, ME))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(take)
+    assert sorted(each for work in works for each in _ids(work)) == sorted(added[4:])
+    assert 1 <= _looks(server) - before < len(works)

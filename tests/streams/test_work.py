@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -349,9 +349,9 @@ async def test_a_take_ends_where_entries_are_large(bus: Bus, server: Server) -> 
     await settle(bus, first, Action.RETRY)
     again = await bus.work.take(take("d", count=100), ME, timeout_seconds=5)
     assert ids(again) == ["1-1", "2-1"]
-    resumed = await bus.work.take(attrs.evolve(take("d", count=100), resume=True), ME)
+    resumed = await bus.work.take(msgspec.structs.replace(take("d", count=100), resume=True), ME)
     assert ids(resumed) == ["1-1", "2-1"]
-    held = await bus.work.take(attrs.evolve(take(count=100), resume=True), ME)
+    held = await bus.work.take(msgspec.structs.replace(take(count=100), resume=True), ME)
     assert ids(held) == ["3-1", "4-1", "5-1"]
 
 
@@ -401,7 +401,7 @@ async def test_what_cannot_be_given_back_is_taken_whole(server: Server) -> None:
 
 async def test_a_key_stands_for_nothing_once_its_group_was_destroyed(bus: Bus, server: Server) -> None:
     added = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
-    keyed = attrs.evolve(take(), idempotency_key="k")
+    keyed = msgspec.structs.replace(take(), idempotency_key="k")
     assert ids(await bus.work.take(keyed, ME)) == added
     assert ids(await bus.work.take(keyed, ME)) == added
     server.command("XGROUP", "DESTROY", "s", "g")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+import msgspec
 import pytest
 import trio
 
@@ -22,7 +22,7 @@ TAKE = Take("s", "g", "c", count=1, lease_seconds=60, max_deliveries=10, create_
 
 @ON_REDIS
 async def test_a_key_gives_what_it_took_to_the_principal_that_took_it_and_to_nobody_else(bus: Bus) -> None:
-    take = attrs.evolve(TAKE, idempotency_key="k")
+    take = msgspec.structs.replace(TAKE, idempotency_key="k")
     (first,) = (await bus.publisher.add("s", [{"n": 1}], Stamp())).ids
     mine = await bus.work.take(take, ANN)
     other = await bus.work.take(take, BOB)

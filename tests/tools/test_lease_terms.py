@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-import attrs
+import msgspec
 import pytest
 
 from redstreamd.settings import LeasesSettings, Settings
@@ -97,7 +97,7 @@ async def test_a_lease_of_the_first_release_is_renewed_for_the_setting_and_never
 ) -> None:
     await add(bus)
     taken = await take(bus, lease_seconds=left)
-    old = KEY.sign(attrs.evolve(KEY.read(taken["lease"]), length_ms=None, own_limit=None))
+    old = KEY.sign(msgspec.structs.replace(KEY.read(taken["lease"]), length_ms=None, own_limit=None))
     await call(bus, "work_extend", lease=old)
     assert expected - 10 < seconds_left(server) <= expected
 
@@ -209,7 +209,7 @@ async def test_a_lease_of_the_first_release_keeps_a_limit_that_allows_more(bus: 
     taken = await deliver(bus, server, SETTING, count=2)
     lease = KEY.read(taken["lease"])
     for entry_id, limit, outcome in ((ids[0], 1, "dead_lettered"), (ids[1], 50, "retried")):
-        old = KEY.sign(attrs.evolve(lease, max_deliveries=limit, length_ms=None, own_limit=None))
+        old = KEY.sign(msgspec.structs.replace(lease, max_deliveries=limit, length_ms=None, own_limit=None))
         told = await call(bus, "work_fail", lease=old, entry_ids=[entry_id], action="release")
         assert told[outcome] == [entry_id]
 

@@ -11,6 +11,8 @@
 
 -- Try what Redis may refuse before anything is claimed, as in take_work.lua.
 redis.call('ZADD', due_set, 'XX', 0, '')
+-- take_work.lua, which is asked every second, saves the clock.
+SAVE_INTERVAL = 5 * SAVE_INTERVAL
 local now = clock.begin(group_hash, due_set)
 if clock.unsaved or clock.name ~= clock_name then return {} end
 if redis.call('HGET', group_hash, 'consumer ' .. consumer) ~= owner then return {} end
