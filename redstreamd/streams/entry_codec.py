@@ -26,10 +26,10 @@ listed as `binary`. A field name that occurs more than once gives a list, and is
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -38,6 +38,8 @@ from redstreamd.encryption.sealed_format import CLEAR, ENCRYPTED
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
+
+ValueT = TypeVar("ValueT")
 
 PREFIX = b"_rs."
 PREFIX_TEXT = "_rs."
@@ -77,8 +79,8 @@ _MAX_STAMP_BYTES = {
 }
 _MAX_NOTE_BYTES, _NOTE_SHOWN = 4 << 20, 1_000
 
-#: Bytes of the reserved fields of an entry whose meaning is remembered.
-_MAX_REMEMBERED = 256
+#: Bytes of the names of an entry, or of its reserved fields, whose meaning is remembered, and of how many.
+_MAX_REMEMBERED, _MAX_MEANINGS = 256, 1_024
 
 _MIN, _MAX = -strict_json.MAX_INTEGER, strict_json.MAX_INTEGER
 
@@ -251,7 +253,7 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
         words = entry.words
         if words[::2] != names:
             names = words[::2]
-            members = (_known_names if _is_small(names) else _member_names)(tuple(names))
+            members = _MEMBERS[tuple(names)]
             read = None
         if members is None:
             decoded.append(decode(entry.fields))
@@ -260,7 +262,7 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
         end = values[len(members) :]
         if read is None or end != ends_with:
             ends_with = end
-            read = _reserved_of(names[len(members) :], end)
+            read = _RESERVED_PART[tuple(words[2 * len(members) :])]
             if read is None:
                 decoded.append(decode(entry.fields))
                 continue
@@ -277,18 +279,6 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
     return decoded
 
 
-def _is_small(words: Sequence[Any]) -> bool:
-    return sum(map(len, words)) <= _MAX_REMEMBERED
-
-
-def _reserved_of(names: list[Any], values: list[Any]) -> tuple[frozenset[str], Stamp] | None:
-    """Return what `_read_reserved` does for fields as they came, bytes or text."""
-    if not names:
-        return frozenset(), _NO_STAMP
-    small = _is_small(names) and _is_small(values)
-    return (_known_reserved if small else _read_words)(tuple(names), tuple(values))
-
-
 def _member_names(written: Sequence[Any]) -> tuple[str, ...] | None:
     """Return the names of an entry's members, if these are its first fields and need no closer look."""
     try:
@@ -303,7 +293,23 @@ def _member_names(written: Sequence[Any]) -> tuple[str, ...] | None:
     return tuple(names[:end])
 
 
-_known_names = lru_cache(maxsize=1_024)(_member_names)
+class _Meanings(dict[tuple[Any, ...], ValueT]):
+    """What words mean that came as bytes or as text: found out when it is asked for; that of few is kept."""
+
+    def __init__(self, find: Callable[[tuple[Any, ...]], ValueT]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, words: tuple[Any, ...]) -> ValueT:
+        meaning = self._find(words)
+        if sum(map(len, words)) <= _MAX_REMEMBERED:
+            if len(self) >= _MAX_MEANINGS:
+                self.clear()
+            self[words] = meaning
+        return meaning
+
+
+_MEMBERS = _Meanings(_member_names)
 
 
 def decode(fields: Fields) -> Decoded:
@@ -365,13 +371,15 @@ def _read(fields: Fields) -> tuple[frozenset[str], Stamp] | None:
     return _names(reserved.get(JSON_NAMES)), stamp
 
 
-def _read_words(names: Sequence[Any], values: Sequence[Any]) -> tuple[frozenset[str], Stamp] | None:
-    as_bytes = [word if type(word) is bytes else word.encode() for word in (*names, *values)]
-    return _read(tuple(zip(as_bytes[: len(names)], as_bytes[len(names) :], strict=True)))
+def _read_words(words: tuple[Any, ...]) -> tuple[frozenset[str], Stamp] | None:
+    """Return what `_read_reserved` does for names with their values in turn; nothing for no words."""
+    as_bytes = [word if type(word) is bytes else word.encode() for word in words]
+    pairs = tuple(zip(as_bytes[::2], as_bytes[1::2], strict=True))
+    return _read_reserved(pairs) if pairs else (frozenset(), _NO_STAMP)
 
 
 _remembered = lru_cache(maxsize=1_024)(_read)
-_known_reserved = lru_cache(maxsize=1_024)(_read_words)
+_RESERVED_PART = _Meanings(_read_words)
 
 
 def _plain(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:

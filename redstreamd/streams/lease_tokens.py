@@ -103,7 +103,7 @@ class LeaseKey:
         block = (key if len(key) <= _BLOCK_BYTES else hashlib.sha256(key).digest()).ljust(_BLOCK_BYTES, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
-        # Most tokens are read once, soon after they were signed; the oldest is forgotten first.
+        # Most tokens are read once, soon after they were signed, and forgotten then; else the oldest first.
         self._signed: dict[str, Lease] = {}
 
     def forget(self) -> None:
@@ -161,7 +161,7 @@ class LeaseKey:
         Raises:
             BusError: INVALID_ARGUMENT if it was not signed with this key.
         """
-        signed = self._signed.get(token)
+        signed = self._signed.pop(token, None)
         if signed is not None:
             return signed
         body = self._verified(token)
