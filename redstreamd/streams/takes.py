@@ -46,9 +46,7 @@ LEASE_FILES: Final = (
     "dead_letter",
 )
 TAKE_WORK: Final = load(*LEASE_FILES, "consumer_owner", "new_entries", "take_work")
-_TAKE_NEW: Final = load(
-    "server_time", "clock", "due_members", "lease_expiry", "group_limit", "new_entries", "take_new"
-)
+_TAKE_NEW: Final = load("server_time", "clock", "group_limit", "new_entries", "take_new")
 
 _take_new: Final = _TAKE_NEW.bound(
     *("stream", "group", "consumer", "owner", "count", "lease_ms", "max_bytes", "batch"),

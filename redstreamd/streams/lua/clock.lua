@@ -17,8 +17,10 @@
 
 -- The record is written at most once in so many ms, unless the server's clock was set.
 local SAVE_INTERVAL = 1000
--- Time to live of a group's hash in ms; due sets have the same.
-local KEEP_CLOCK = 90 * 86400 * 1000
+-- Time to live in ms of a group's hash, and of its due set after the last due time was set, for a stream or group
+-- that is gone: 90 days, longer than any lease and any delay of a retry, which are at most 30. As text, see
+-- new_entries.lua.
+local KEEP_CLOCK = '7776000000'
 
 -- Set by `begin`:
 --   now    the group's time in ms, the same throughout a script

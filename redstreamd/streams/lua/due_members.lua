@@ -1,4 +1,5 @@
--- The members of a group's due set. Only scripts with this file read or write one.
+-- The members of a group's due set. Only scripts with this file read or write one, and
+-- take_new.lua adds the first of both kinds.
 --
 -- A due set is a sorted set with two kinds of members:
 --   "<entry ID>/<attempt>"        -> when the entry may be taken again, in ms by the group's clock

@@ -1,8 +1,5 @@
 -- When entries may be taken again; needs clock.lua and due_members.lua.
 
--- Time to live in ms after the last due time was set, for a stream or group that is gone. Longer than any lease
--- and any delay of a retry, which are at most 30 days.
-local KEEP_DUE = 90 * 86400 * 1000
 local ttl_set = false
 
 -- After a due time was set.
@@ -10,7 +7,7 @@ local function keep(due_set)
   -- Once a script: none removes the last member after it wrote one.
   if ttl_set then return end
   ttl_set = true
-  redis.call('PEXPIRE', due_set, KEEP_DUE)
+  redis.call('PEXPIRE', due_set, KEEP_CLOCK)
   clock.save()
 end
 

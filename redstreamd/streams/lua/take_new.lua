@@ -10,7 +10,7 @@
 -- program to take, and that the stream has few groups.
 
 -- Try what Redis may refuse before anything is claimed, as in take_work.lua.
-redis.call('ZADD', due_set, 'XX', 0, '')
+redis.call('ZADD', due_set, 'XX', '0', '')
 -- take_work.lua, which is asked every second, saves the clock.
 SAVE_INTERVAL = 5 * SAVE_INTERVAL
 local now = clock.begin(group_hash, due_set)
@@ -18,12 +18,13 @@ if clock.unsaved or clock.name ~= clock_name then return {} end
 if redis.call('HGET', group_hash, 'consumer ' .. consumer) ~= owner then return {} end
 -- Up to the next millisecond, since what a release up to 0.1 returned has half a ms more.
 local next_ms = string.format('(%.0f', now + 1)
-if #redis.call('ZRANGEBYSCORE', due_set, '-inf', next_ms, 'LIMIT', 0, 1) > 0 then return {} end
+if #redis.call('ZRANGEBYSCORE', due_set, '-inf', next_ms, 'LIMIT', '0', '1') > 0 then return {} end
 local group_limit = limit_of_group(group_hash, default_max_deliveries)
 
 local new, due = read_new(stream, group, consumer, count, now + lease_ms, nil, true)
 if not new or #new == 0 then return {} end
-set_all_due(due_set, due)
+redis.call('ZADD', due_set, unpack(due))
+redis.call('PEXPIRE', due_set, KEEP_CLOCK)
 
 -- Not before the last delivery. Its clock goes on while a script runs, and may have been set back meanwhile.
 local time = redis.call('TIME')
