@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from functools import partial
-from itertools import chain, groupby
+from itertools import groupby
 from operator import itemgetter
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from msgspec import Meta
 from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
-from redstreamd.presentation.entries import views
+from redstreamd.presentation.entries import EntryView, views
 from redstreamd.presentation.truncation import encode_page, fitting
 from redstreamd.presentation.views import stream_line
 from redstreamd.streams.bus import Bus
@@ -184,9 +184,10 @@ def _waited(most: int) -> Callable[[Waited], StreamWaited]:
     """Return what makes the result, of at most so many bytes, of what was found; the same for all calls."""
 
     def convert(found: Waited) -> StreamWaited:
-        by_stream = groupby(found.entries, itemgetter(0))
-        parts = (views(stream, [entry for _, entry in entries]) for stream, entries in by_stream)
-        shown, count = encode_page(list(chain.from_iterable(parts)), most)
+        entries: list[EntryView] = []
+        for stream, some in groupby(found.entries, itemgetter(0)):
+            entries += views(stream, [entry for _, entry in some])
+        shown, count = encode_page(entries, most)
         return StreamWaited(
             entries=shown,
             next_cursor=found.cursor_after(count),
