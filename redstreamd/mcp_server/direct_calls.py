@@ -219,7 +219,8 @@ class _DirectCall(Invocation[Any], eq=False):
 
     def _on_reply(self, reply: Any) -> None:
         exchange = self.exchange
-        plan, self.plan = cast("Plan[Any]", self.plan), None
+        plan: Plan[Any] = self.plan  # type: ignore[assignment] # until this is called
+        self.plan = None
         result = go_on = wait = None
         try:
             if not isinstance(reply, Exception):

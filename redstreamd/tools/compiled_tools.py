@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 import attrs
+import msgspec
 
 from redstreamd import strict_json
 from redstreamd.streams.name_rules import NameRules
@@ -44,7 +45,7 @@ class Prepared:
     """
 
     tool: Tool[Any]
-    decode: ArgumentDecoder
+    decode: Callable[[bytes | msgspec.Raw, int | None], Any]
     named: Callable[[object], object] | None
     lease: str | None
     checks: tuple[tuple[str, Callable[[str], None]], ...]
@@ -142,7 +143,8 @@ class CompiledTools:
         checks = {NameOf.GROUP: self._names.check_group, NameOf.CONSUMER: self._names.check_consumer}
         return Prepared(
             tool,
-            _decoder_of(tool.arguments),  # type: ignore[arg-type]
+            # To call a method takes less than to call what has it.
+            _decoder_of(tool.arguments).__call__,  # type: ignore[arg-type]
             None if lease is not None else _names_streams(tool),
             lease,
             # What a lease names was checked when it was taken, and settling does not depend on today's rules.
