@@ -61,7 +61,8 @@ def packed_add(stream: str, members: Mapping[str, Any], sender: str) -> PackedCo
             words.append(_VERSIONED)
             if as_json:
                 pairs += 1
-                words.append(_listed(tuple(as_json)))
+                numbers = tuple(as_json)
+                words.append(_LISTED.get(numbers) or _listed(numbers))
             words.append(_CLOSING[sender])
             words[0] = _COUNT[pairs]
         except KeyError:
@@ -124,10 +125,8 @@ def _escaped(name: str) -> str:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    text = _LISTED.get(names)
-    if text is None:
-        text = _word(JSON_NAMES) + _word(msgspec.json.encode(names).decode())
-        _remember(_LISTED, names, text)
+    text = _word(JSON_NAMES) + _word(msgspec.json.encode(names).decode())
+    _remember(_LISTED, names, text)
     return text
 
 
