@@ -117,7 +117,7 @@ class LeaseMachine(RuleBasedStateMachine):
         asked=st.none() | LIMITS,
     )
     def take(self, daemon: int, consumer: str, count: int, lease: float, asked: int | None) -> Work:
-        takeable = self.takeable()
+        takeable, new = self.takeable(), set(self.new)
         limit = self._limit_for(asked)
         exhausted = {i for i in takeable if i in self.pending and 0 < limit <= self.pending[i].attempt}
         work = self._take(daemon, consumer, count, lease, asked=asked)
@@ -131,12 +131,20 @@ class LeaseMachine(RuleBasedStateMachine):
         buried = self._note_dead_letters()
         assert buried <= exhausted
         gone = self._gone(set(self.pending))
-        if len(ids) < count:
-            assert takeable <= set(ids) | buried | gone
+        left = set[str]() if len(ids) == count else takeable - set(ids) - buried - gone
+        # What has no due time a take that got new entries may leave to the next one.
+        assert all(i in self.pending and self.pending[i].due is None for i in left)
         # Debts come before new entries, one's own debts before those of others.
         ranks = [self._rank(entry_id, consumer) for entry_id in ids]
         assert ranks == sorted(ranks)
         self._note_taken(work, consumer, lease)
+        if left:
+            assert set(ids) & new
+            rest = self._take(daemon, consumer, 5, lease, asked=asked)
+            buried |= self._note_dead_letters()
+            found = {entry.id for entry in rest.taken.entries}
+            assert len(found) == 5 or left <= found | buried | self._gone(set(self.pending))
+            self._note_taken(rest, consumer, lease)
         return work
 
     @rule(target=takes, daemon=st.integers(0, 1), consumer=CONSUMERS, lease=LEASES)
