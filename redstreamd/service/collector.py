@@ -28,8 +28,8 @@ from redstreamd.service.recent_maximum import RecentMaximum
 #: Of `gc.set_threshold`: allocations less deallocations. Each object is seen once: with generations it would
 #: be more than twice, a third of what 1,000 waits cost that were told and began anew.
 _YOUNG_OBJECTS: Final = 2_000
-#: From one collection to the next, if there is work. Each one sees what is in flight; what ends before is not
-#: seen at all.
+#: Of work, from one collection to the next: so few hold up a message that comes alone. Each one sees what is
+#: in flight; what ends before is not seen at all.
 _YOUNG_SECONDS: Final = 0.01
 #: Pauses before this are not among the recent ones.
 _RECENT_SECONDS: Final = 300.0
@@ -74,8 +74,9 @@ class Collector(trio.abc.Instrument):
         self._seconds = self._longest = 0.0
         self._recent = RecentMaximum(_RECENT_SECONDS)
         self._blocks = 0
-        # When the next collection is due.
+        # When the next collection is due, if there is work all the time; since when there was none.
         self._due = math.inf
+        self._waits_since = 0.0
 
     def settle(self) -> None:
         """Take what the start has made out of sight, and keep pauses short from now on. Idempotent."""
@@ -89,7 +90,7 @@ class Collector(trio.abc.Instrument):
         gc.set_threshold(_YOUNG_OBJECTS)
         gc.callbacks.append(self._note)
         self._blocks = sys.getallocatedblocks()
-        self._due = time.perf_counter()
+        self._due = self._waits_since = time.perf_counter()
 
     def statistics(self) -> CollectorStatistics:
         """Return a snapshot."""
@@ -118,6 +119,14 @@ class Collector(trio.abc.Instrument):
                     self.look_at_everything()
         finally:
             trio.lowlevel.remove_instrument(self)
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Begin to wait for input, which is no work: trio's hook."""
+        self._waits_since = time.perf_counter()
+
+    def after_io_wait(self, timeout: float) -> None:
+        """Put off what is due by as long as was waited: trio's hook."""
+        self._due += time.perf_counter() - self._waits_since
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         """Collect what is new, if that is due: trio's hook."""
