@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Awaitable, Callable
 
-import attrs
+import msgspec
 import pytest
 
 from redstreamd.errors import BusError, Code
@@ -124,7 +124,7 @@ async def test_a_stream_gets_as_many_groups_as_it_may_have_and_no_more(bus: Bus,
         await run_plan(bus.redis, bus.work.plan_create_group("s", f"g{number}", "0"))
     for create in (
         run_plan(bus.redis, bus.work.plan_create_group("s", "more", "0")),
-        bus.work.take(attrs.evolve(_take("more"), create_at="0"), ME),
+        bus.work.take(msgspec.structs.replace(_take("more"), create_at="0"), ME),
     ):
         with pytest.raises(BusError) as refused:
             await create
@@ -133,7 +133,7 @@ async def test_a_stream_gets_as_many_groups_as_it_may_have_and_no_more(bus: Bus,
     assert len(server.command("XINFO", "GROUPS", "s")) == 3
     # One that exists is no new one.
     assert not (await run_plan(bus.redis, bus.work.plan_create_group("s", "g1", "0"))).created
-    assert not (await bus.work.take(attrs.evolve(_take(), create_at="0"), ME)).taken.group_created
+    assert not (await bus.work.take(msgspec.structs.replace(_take(), create_at="0"), ME)).taken.group_created
     # Other streams have their own.
     assert (await run_plan(bus.redis, bus.work.plan_create_group("t", "more", "0"))).created
 
