@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-import attrs
+import msgspec
 
 from redstreamd.admission.accounts import RECENT_SECONDS, Account, Accounts, Level
 
@@ -16,8 +16,7 @@ _NAMED: Final = 5
 _LEAST_SHARE: Final = 0.001
 
 
-@attrs.frozen
-class Busy:
+class Busy(msgspec.Struct, frozen=True):
     """What the connections of one process use.
 
     Attributes:
@@ -39,8 +38,7 @@ class Busy:
     queued: int
 
 
-@attrs.frozen
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Who uses most, of late.
 
     Attributes:

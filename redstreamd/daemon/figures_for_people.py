@@ -24,16 +24,14 @@ from redstreamd.startup.descriptors import descriptor_limit
 from redstreamd.tools.catalog import REGISTRY
 
 
-@attrs.frozen
-class Use:
+class Use(msgspec.Struct, frozen=True):
     """How much of a limit is used."""
 
     used: int
     limit: int
 
 
-@attrs.frozen
-class LimitsInUse:
+class LimitsInUse(msgspec.Struct, frozen=True):
     """How much of each limit of all clients together is used.
 
     Attributes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import attrs
+import msgspec
 
 from redstreamd.encryption.encryption_rules import EncryptionRules
 from redstreamd.encryption.key_events import KeysLoaded
@@ -23,8 +23,7 @@ from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.names import judged_by
 
 
-@attrs.frozen
-class KeyStatistics:
+class KeyStatistics(msgspec.Struct, frozen=True):
     """A snapshot, as the health of the daemon shows it.
 
     Attributes:

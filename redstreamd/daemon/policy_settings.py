@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd.daemon.sockets import principals_of
 from redstreamd.errors.remedies import setting
@@ -82,8 +82,7 @@ def permissions_of(tool: Tool[Any]) -> tuple[Permission, ...]:
     return tuple(each for each in Permission if each in needed)
 
 
-@attrs.frozen
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """Whether a principal may call a tool on a stream, and why.
 
     Attributes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.daemon.keys_in_force import read_keys
@@ -23,8 +23,7 @@ from redstreamd.service.reload_events import ReloadEvent, ReloadRefused, Setting
 from redstreamd.settings import Loaded, Settings
 
 
-@attrs.frozen
-class ReloadStatistics:
+class ReloadStatistics(msgspec.Struct, frozen=True):
     """A snapshot, as the health of the daemon shows it.
 
     Attributes:
@@ -130,7 +129,7 @@ class Reloader:
 
     def _refuse(self, reason: str) -> None:
         before = self._statistics
-        self._statistics = attrs.evolve(before, refused=before.refused + 1, refusal=reason)
+        self._statistics = msgspec.structs.replace(before, refused=before.refused + 1, refusal=reason)
         self._report(ReloadRefused(reason))
 
     async def _take(self, read: Settings, ring: KeyRing, findings: tuple[str, ...]) -> None:

@@ -35,7 +35,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd import __version__
@@ -286,7 +286,7 @@ def _served(
 
 def _acceptors(limits: Limits) -> Limits:
     """Return limits for a process that has so many descriptors as this one."""
-    return attrs.evolve(limits, max_newcomers=max_newcomers(descriptor_limit()))
+    return msgspec.structs.replace(limits, max_newcomers=max_newcomers(descriptor_limit()))
 
 
 def _tell_few_descriptors(parts: Parts) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-import attrs
 import msgspec
 import trio
 
@@ -19,8 +18,7 @@ TABLE: Final = "processes"
 """The file of the state directory in which the processes that share sockets tell each other of themselves."""
 
 
-@attrs.frozen
-class ProcessLine:
+class ProcessLine(msgspec.Struct, frozen=True):
     """One of the processes that share sockets, in a report.
 
     Attributes:
@@ -34,8 +32,7 @@ class ProcessLine:
     connections: int
 
 
-@attrs.frozen
-class Sharing:
+class Sharing(msgspec.Struct, frozen=True):
     """Who this process is, and with whom it shares its sockets.
 
     Attributes:

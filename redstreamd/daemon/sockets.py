@@ -10,7 +10,6 @@ import errno
 from collections.abc import Sequence
 from typing import Final
 
-import attrs
 import msgspec
 import trio
 
@@ -100,7 +99,7 @@ def _protection(kind: Kind, settings: Settings) -> Protection | None:
         return None
     demands = demands_of(settings.listeners)
     if kind is Kind.HTTP:
-        demands = attrs.evolve(demands, token_file=None)
+        demands = msgspec.structs.replace(demands, token_file=None)
     return Protection(demands) if demands else None
 
 

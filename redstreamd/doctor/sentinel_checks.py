@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import attrs
+import msgspec
 import trio
 from redis.exceptions import RedisError
 
@@ -117,7 +118,7 @@ async def _with_known_names(probe: Probe, problem: Problem) -> Problem:
     reply = await probe.execute("SENTINEL", "MASTERS")
     names = [each.get(b"name") for each in reply if isinstance(each, dict)] if isinstance(reply, list) else []
     known = ", ".join(name.decode("utf-8", "backslashreplace") for name in names if isinstance(name, bytes))
-    return attrs.evolve(problem, cause=f"{problem.cause}; it knows {known}") if known else problem
+    return msgspec.structs.replace(problem, cause=f"{problem.cause}; it knows {known}") if known else problem
 
 
 def _reachable(replies: Any) -> Iterator[tuple[str, int]]:

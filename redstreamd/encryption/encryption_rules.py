@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-import attrs
+import msgspec
 
 from redstreamd.policy.rules import covers, matcher
 
@@ -27,8 +27,7 @@ Judged = Callable[[str], tuple[str, bool]]
 """Returns the stream that a key is judged by, and whether the key is a reply stream beside it."""
 
 
-@attrs.frozen
-class EncryptionRule:
+class EncryptionRule(msgspec.Struct, frozen=True):
     """How the entries of some streams are written.
 
     Attributes:

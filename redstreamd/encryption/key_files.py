@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import attrs
+import msgspec
 
 from redstreamd.errors import SettingsError
 
@@ -48,8 +49,7 @@ class Key:
     secret: bytes = attrs.field(repr=False)
 
 
-@attrs.frozen
-class KeyPlace:
+class KeyPlace(msgspec.Struct, frozen=True):
     """Where the files of keys are.
 
     Attributes:
@@ -68,8 +68,7 @@ class KeyPlace:
         return f"{self.directory}/{self.prefix}{key_id}{SUFFIX}"
 
 
-@attrs.frozen
-class KeyFile:
+class KeyFile(msgspec.Struct, frozen=True):
     """A file of a key, as it was found.
 
     Attributes:
@@ -154,8 +153,8 @@ def _file(place: KeyPlace, directory: int, name: str) -> KeyFile:
         if not problem:
             secret, problem = _content(os.read(opened, _MAX_FILE_BYTES))
             if secret is not None:
-                return attrs.evolve(found, key=Key(key_id, secret))
-        return attrs.evolve(found, problem=problem)
+                return msgspec.structs.replace(found, key=Key(key_id, secret))
+        return msgspec.structs.replace(found, problem=problem)
     except OSError as error:
         return KeyFile(path, key_id, problem=error.strerror or type(error).__name__)
     finally:

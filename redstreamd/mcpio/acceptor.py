@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-import attrs
 import msgspec
 import trio
 
@@ -93,8 +92,7 @@ class ServedListener(msgspec.Struct, frozen=True):
     opens: OpenConnection | None = None
 
 
-@attrs.frozen
-class AcceptorStatistics:
+class AcceptorStatistics(msgspec.Struct, frozen=True):
     """A snapshot of an acceptor.
 
     Attributes:

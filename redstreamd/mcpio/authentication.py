@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.admission.accounts import Peer
@@ -97,8 +97,7 @@ class _Lines:
         return None
 
 
-@attrs.define(eq=False)
-class _Pending:
+class _Pending(msgspec.Struct, eq=False):
     address: str
     scope: trio.CancelScope
     opens: OpenConnection | None

@@ -10,7 +10,7 @@ import math
 import time
 from typing import Final
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.admission.accounts import Account, Accounts, Held, Peer
@@ -181,7 +181,7 @@ class ClientConnection:
     def state(self) -> ConnectionState:
         """Return what another process needs to continue this connection, as of now, but for its output."""
         splitter = self._splitter
-        return attrs.evolve(
+        return msgspec.structs.replace(
             self._session.state(splitter.unread()),
             principal=self._books.principal,
             socket=self._socket,
@@ -475,7 +475,7 @@ class ClientConnection:
             if unwritten is None:
                 self._end(Ending.OVERFLOW)
             else:
-                self._handed_over = attrs.evolve(state, unwritten=unwritten)
+                self._handed_over = msgspec.structs.replace(state, unwritten=unwritten)
 
     async def _read_rest(self) -> None:
         """Handle what the client had sent when the reading of messages ended."""

@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-import attrs
 import msgspec
 
 from redstreamd.mcpio.jsonrpc import RequestId, encode_value
@@ -36,8 +35,7 @@ class Era(enum.StrEnum):
     """Revision 2026-07-28 and later: every request carries its own envelope."""
 
 
-@attrs.frozen
-class ListenRequest:
+class ListenRequest(msgspec.Struct, frozen=True):
     """An open `subscriptions/listen` request.
 
     Attributes:
@@ -51,8 +49,7 @@ class ListenRequest:
     cursors: Mapping[str, str]
 
 
-@attrs.frozen
-class ConnectionState:
+class ConnectionState(msgspec.Struct, frozen=True):
     """A connection between two messages.
 
     New fields need defaults, so that records of older and newer releases can be read.
@@ -84,7 +81,7 @@ class ConnectionState:
     initialized: bool = False
     in_flight: tuple[RequestId, ...] = ()
     listens: tuple[ListenRequest, ...] = ()
-    subscriptions: Mapping[str, str] = attrs.field(factory=dict)
+    subscriptions: Mapping[str, str] = msgspec.field(default_factory=dict)
     unread: bytes = b""
     long_lines: tuple[int, ...] = ()
     principal: Principal | None = None
@@ -123,8 +120,7 @@ class _Formats(msgspec.Struct):
     needs_format: int = 1
 
 
-@attrs.frozen
-class ConnectionStatistics:
+class ConnectionStatistics(msgspec.Struct, frozen=True):
     """A snapshot of one connection.
 
     Attributes:

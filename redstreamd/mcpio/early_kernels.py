@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-import attrs
 import msgspec
 
 from redstreamd.mcpio.connection_state import ConnectionState, Era
@@ -101,7 +100,7 @@ class _EarlyKernel:
     def state(self, connection_id: str) -> ConnectionState:
         """Return the state of the session."""
         state = self._state if self._kernel is None else self._kernel.state(connection_id)
-        return attrs.evolve(state, connection_id=connection_id)
+        return msgspec.structs.replace(state, connection_id=connection_id)
 
     async def aclose(self) -> None:
         """Close the SDK's connection, if there is one."""
@@ -150,7 +149,7 @@ class EarlyHandshake(_EarlyKernel):
         if exchange.method == "initialize" and not self.settled:
             version = negotiated(exchange.params)
             if version is not None:
-                self._state = attrs.evolve(
+                self._state = msgspec.structs.replace(
                     self._state, initialize_params=exchange.params, protocol_version=version
                 )
                 return {"protocolVersion": version, **self._greeting}
@@ -161,7 +160,7 @@ class EarlyHandshake(_EarlyKernel):
         if self._kernel is not None:
             await self._kernel.notify(method, params)
         elif method == "notifications/initialized" and self.settled and not params:
-            self._state = attrs.evolve(self._state, initialized=True)
+            self._state = msgspec.structs.replace(self._state, initialized=True)
 
 
 class EarlyDiscovery(_EarlyKernel):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-import attrs
+import msgspec
 
 from redstreamd.strict_json import MAX_NESTING, MAX_VALUES
 
 MIB: Final = 1024 * 1024
 
 
-@attrs.define
-class Limits:
+class Limits(msgspec.Struct):
     """The bounds of every buffer and count in this package; all parts of it share one object.
 
     Errors name the settings ``limits.max_message_bytes``, ``limits.max_nesting``,
@@ -42,18 +41,24 @@ class Limits:
             costs a task and a descriptor.
     """
 
-    max_message_bytes: int = attrs.field(default=4 * MIB, validator=attrs.validators.gt(0))
-    max_nesting: int = attrs.field(default=MAX_NESTING, validator=attrs.validators.gt(0))
-    max_values: int = attrs.field(default=MAX_VALUES, validator=attrs.validators.gt(0))
-    max_requests_in_flight: int = attrs.field(default=256, validator=attrs.validators.gt(0))
-    max_bytes_in_flight: int = attrs.field(default=16 * MIB, validator=attrs.validators.gt(0))
-    max_outbox_bytes: int = attrs.field(default=16 * MIB, validator=attrs.validators.gt(0))
-    max_memory_bytes: int = attrs.field(default=128 * MIB, validator=attrs.validators.gt(0))
-    unread_seconds: float = attrs.field(default=60.0, validator=attrs.validators.gt(0))
-    max_connections: int = attrs.field(default=4096, validator=attrs.validators.gt(0))
-    max_newcomers: int = attrs.field(default=256, validator=attrs.validators.gt(0))
+    max_message_bytes: int = 4 * MIB
+    max_nesting: int = MAX_NESTING
+    max_values: int = MAX_VALUES
+    max_requests_in_flight: int = 256
+    max_bytes_in_flight: int = 16 * MIB
+    max_outbox_bytes: int = 16 * MIB
+    max_memory_bytes: int = 128 * MIB
+    unread_seconds: float = 60.0
+    max_connections: int = 4096
+    max_newcomers: int = 256
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a bound that is not positive."""
+        for name in self.__struct_fields__:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive")
 
     def become(self, others: Limits) -> None:
         """Take the values of other limits; they are applied from the next message or connection on."""
-        for each in attrs.fields(Limits):
-            setattr(self, each.name, getattr(others, each.name))
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(others, name))

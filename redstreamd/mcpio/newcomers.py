@@ -14,7 +14,7 @@ import select
 from collections.abc import Callable
 from typing import Final
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.mcpio import jsonrpc
@@ -52,8 +52,7 @@ TakeOver = Callable[[bytes], bool]
 """Serves a newcomer that has sent so much as any client; False if it has to be refused."""
 
 
-@attrs.define(eq=False)
-class _Newcomer:
+class _Newcomer(msgspec.Struct, eq=False):
     """A client beyond a bound.
 
     Attributes:
@@ -83,8 +82,8 @@ class _Newcomer:
     on_refused: Callable[[], None]
     answer: Callable[[], bytes] | None
     status_request: tuple[Request, bytes] | None = None
-    lines: LineSplitter = attrs.field(factory=lambda: LineSplitter(MAX_MESSAGE_BYTES))
-    received: bytearray = attrs.field(factory=bytearray)
+    lines: LineSplitter = msgspec.field(default_factory=lambda: LineSplitter(MAX_MESSAGE_BYTES))
+    received: bytearray = msgspec.field(default_factory=bytearray)
     answers: int = 0
     is_taken_over: bool = False
 

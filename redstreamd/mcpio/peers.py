@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.admission.accounts import Accounts, Held, Peer
@@ -91,8 +91,7 @@ def client_text(principal: Principal, peer: Peer | None) -> str:
     return principal.name if peer is None else f"{principal.name} ({peer_text(peer)})"
 
 
-@attrs.frozen
-class Holder:
+class Holder(msgspec.Struct, frozen=True):
     """A peer with connections.
 
     Attributes:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-import attrs
+import msgspec
 
 MAX_PROCESSES: Final = 64
 """Rows. Processes beyond that are served as they come."""
@@ -35,8 +35,7 @@ _HEAD_LOCK: Final = MAX_PROCESSES
 _BYTES: Final = _HEAD_BYTES + MAX_PROCESSES * _ROW.size
 
 
-@attrs.frozen
-class SharingProcess:
+class SharingProcess(msgspec.Struct, frozen=True):
     """A process that shares a listening socket with this one, or this one.
 
     Attributes:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.admission.accounts import Account
@@ -292,7 +292,7 @@ class Session:
         state = ConnectionState(self.connection_id, era=self.era)
         if self._kernel is not None and self._kernel.settled:
             state = self._kernel.state(self.connection_id)
-        return attrs.evolve(
+        return msgspec.structs.replace(
             state,
             in_flight=self.in_flight.unanswered(),
             listens=self.in_flight.listens(),

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-import attrs
+import msgspec
 
 from redstreamd.histogram import Histogram
 from redstreamd.metrics.metric_definitions import CALL_SECONDS
@@ -33,8 +33,7 @@ class Calls(Histogram):
         self.answer_bytes = 0
 
 
-@attrs.frozen
-class ToolFigures:
+class ToolFigures(msgspec.Struct, frozen=True):
     """The calls of one tool, for people.
 
     Attributes:
@@ -52,8 +51,7 @@ class ToolFigures:
     answer_bytes: int
 
 
-@attrs.frozen
-class CallFigures:
+class CallFigures(msgspec.Struct, frozen=True):
     """A snapshot of the calls so far.
 
     Attributes:

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from typing import Final
 
-import attrs
+import msgspec
 
 from redstreamd.streams.diagnosis.survey_figures import GroupFigures, SurveyFigures
 
@@ -45,8 +45,7 @@ def troubles_of(group: GroupFigures, *, many_pending: int) -> tuple[Trouble, ...
     return tuple(trouble for trouble, is_so in found.items() if is_so)
 
 
-@attrs.frozen
-class GroupAttention:
+class GroupAttention(msgspec.Struct, frozen=True):
     """A group that needs attention; for the other attributes see `GroupFigures`.
 
     Attributes:
@@ -63,8 +62,7 @@ class GroupAttention:
     dead_letters: int
 
 
-@attrs.frozen
-class Attention:
+class Attention(msgspec.Struct, frozen=True):
     """The groups that need attention.
 
     Attributes:

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.metrics.recent_calls import RecentCalls
@@ -24,8 +24,7 @@ Probe = Callable[[float], Mapping[str, float | None]]
 """``(seconds since it was asked last)``: returns values of its series, None for what is not known."""
 
 
-@attrs.frozen
-class RecentFigures:
+class RecentFigures(msgspec.Struct, frozen=True):
     """The last samples.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.metrics.figures_events import FiguresEvent, FiguresTaken
@@ -12,8 +12,7 @@ from redstreamd.metrics.recent_calls import RecentCalls
 from redstreamd.streams.diagnosis.survey_figures import SurveyFigures
 
 
-@attrs.frozen
-class DaemonFigures:
+class DaemonFigures(msgspec.Struct, frozen=True):
     """What the event says of the daemon itself; see `FiguresTaken`."""
 
     connections: int

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.admission.accounts import Accounts, Held
@@ -46,8 +46,7 @@ _SURVEY_BYTES: Final = 1024
 _AT_ONCE: Final = 16
 
 
-@attrs.frozen
-class HttpFigures:
+class HttpFigures(msgspec.Struct, frozen=True):
     """Figures of the HTTP listeners.
 
     Attributes:
@@ -63,8 +62,7 @@ class HttpFigures:
     responses: Mapping[str, int]
 
 
-@attrs.frozen
-class Sources:
+class Sources(msgspec.Struct, frozen=True):
     """The parts that have figures.
 
     Attributes:

@@ -22,7 +22,7 @@ import enum
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
-import attrs
+import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
@@ -62,8 +62,7 @@ class Why(enum.Enum):
     NO_RULE_FOR_STREAM = "no rule for this principal grants it on this stream"
 
 
-@attrs.frozen
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """Whether something is granted, and why.
 
     Attributes:
@@ -82,8 +81,7 @@ class Verdict:
         return self.why is Why.SUBMIT
 
 
-@attrs.frozen
-class _Grant:
+class _Grant(msgspec.Struct, frozen=True):
     """A rule, with what its patterns match."""
 
     rule: Rule

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-import attrs
 import msgspec
 
 from redstreamd.policy.principals import Principal
@@ -47,8 +46,7 @@ _MOST: Final = 1_000_000_000
 _MAX_PRINCIPALS: Final = 1_024
 
 
-@attrs.frozen
-class Quota:
+class Quota(msgspec.Struct, frozen=True):
     """What each of some principals may have.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import attrs
+import msgspec
 
 NOTATION: Final = (
     "TOOL=NUMBER/UNIT, such as stream_add=1000/s; TOOL@PRINCIPAL for principals of a name, in which * stands "
@@ -18,8 +18,7 @@ _FORM: Final = re.compile(
 )
 
 
-@attrs.frozen
-class Rate:
+class Rate(msgspec.Struct, frozen=True):
     """How often a principal may call a tool.
 
     Attributes:

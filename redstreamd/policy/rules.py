@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-import attrs
+import msgspec
 
 from redstreamd.policy.principals import Permission
 
@@ -28,8 +28,7 @@ NOTATION: Final = (
 _MAX_PATTERN: Final = 65_536
 
 
-@attrs.frozen
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """What some principals may do to some streams.
 
     Attributes:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.errors import BusError, Code
@@ -40,16 +40,14 @@ class DaemonHealth:
         self._hub = hub
         self._updates = updates
         self._version = version
-        self._sections: dict[str, Callable[[], attrs.AttrsInstance]] = {}
-        self._asked: dict[str, Callable[[], Awaitable[attrs.AttrsInstance | None]]] = {}
+        self._sections: dict[str, Callable[[], msgspec.Struct]] = {}
+        self._asked: dict[str, Callable[[], Awaitable[msgspec.Struct | None]]] = {}
 
-    def include(self, section: str, figures: Callable[[], attrs.AttrsInstance]) -> None:
+    def include(self, section: str, figures: Callable[[], msgspec.Struct]) -> None:
         """Report what `figures` returns under the name `section`, too; for parts that are not known here."""
         self._sections[section] = figures
 
-    def include_asked(
-        self, section: str, figures: Callable[[], Awaitable[attrs.AttrsInstance | None]]
-    ) -> None:
+    def include_asked(self, section: str, figures: Callable[[], Awaitable[msgspec.Struct | None]]) -> None:
         """As `include`, for figures that Redis is asked for.
 
         They are left out if `figures` returns None or takes too long. It must not raise, and may be
@@ -68,22 +66,22 @@ class DaemonHealth:
         status = self._redis.status()
         return {
             "redstreamd": self._version,
-            **{section: attrs.asdict(figures()) for section, figures in self._sections.items()},
+            **{section: msgspec.to_builtins(figures()) for section, figures in self._sections.items()},
             "redis": _redis(status, pings),
-            "waiting": attrs.asdict(self._hub.statistics()),
-            "subscriptions": attrs.asdict(self._updates.statistics()),
+            "waiting": msgspec.to_builtins(self._hub.statistics()),
+            "subscriptions": msgspec.to_builtins(self._updates.statistics()),
             **asked,
         }
 
     @staticmethod
     async def _ask(
         section: str,
-        figures: Callable[[], Awaitable[attrs.AttrsInstance | None]],
+        figures: Callable[[], Awaitable[msgspec.Struct | None]],
         asked: dict[str, Any],
     ) -> None:
         with trio.move_on_after(_ASKED_SECONDS):
             if (found := await figures()) is not None:
-                asked[section] = attrs.asdict(found)
+                asked[section] = msgspec.to_builtins(found)
 
     async def _pings(self) -> dict[str, _Ping]:
         """Return what each node answers to PING, by its address; one under no address if none is known."""

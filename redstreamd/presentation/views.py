@@ -10,7 +10,6 @@ import base64
 import heapq
 from typing import Any
 
-import attrs
 import msgspec
 
 from redstreamd.admission.turns import next_turn
@@ -185,10 +184,10 @@ class Views:
             "max_deliveries": max_deliveries,
             "consumer_count": len(consumers),
             "consumers": [
-                attrs.asdict(each)
+                msgspec.structs.asdict(each)
                 for each in heapq.nsmallest(MAX_LISTED, consumers, key=lambda each: each.name)
             ],
-            "oldest_pending": [attrs.asdict(each) for each in oldest],
+            "oldest_pending": [msgspec.structs.asdict(each) for each in oldest],
             "note": UNTRUSTED,
         }
 
@@ -315,7 +314,7 @@ class Views:
 def _group(stream: StreamInfo, info: GroupInfo) -> dict[str, Any]:
     """Return the server's information on a group, with its lag as exactly as possible without counting."""
     lag = compute_lag(stream, info, counted=None)
-    line = {**attrs.asdict(info), "lag": lag.entries}
+    line = {**msgspec.structs.asdict(info), "lag": lag.entries}
     if not lag.exact:
         line["lag_between"] = [lag.least, lag.most]
         line["lag_is_an_estimate_because"] = lag.unknown_because or (

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
+import msgspec
 import trio
 
 from redstreamd.errors import SettingsError
@@ -59,8 +60,7 @@ class Credentials:
         return sum(hmac.compare_digest(given, each) for each in self.digests) > 0
 
 
-@attrs.frozen
-class Demands:
+class Demands(msgspec.Struct, frozen=True):
     """The files that say what is demanded; paths.
 
     Attributes:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.redisio.cluster_events import ClusterChanged, ClusterDegraded, ClusterEvent, ClusterKnown
@@ -64,7 +64,9 @@ class ClusterHealth:
     def problems(self) -> tuple[Problem, ...]:
         """Return why the cluster as a whole does not serve every key."""
         now = trio.current_time()
-        found = [] if self.problem is None else [attrs.evolve(self.problem, seconds=now - self.since)]
+        found = (
+            [] if self.problem is None else [msgspec.structs.replace(self.problem, seconds=now - self.since)]
+        )
         disputed = now - self._disputed_since
         if disputed >= _DISPUTE_SECONDS:
             found.append(

@@ -24,8 +24,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
-import attrs
 import hiredis
+import msgspec
 import trio
 from redis.exceptions import RedisError
 
@@ -51,8 +51,7 @@ _RETIRING_SECONDS: Final = 0.005
 _LAST_REPLY_SECONDS: Final = 0.5
 
 
-@attrs.frozen
-class ConnectionStatistics:
+class ConnectionStatistics(msgspec.Struct, frozen=True):
     """A snapshot of one connection.
 
     Attributes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
-import attrs
+import msgspec
 import trio
 from redis.backoff import AbstractBackoff
 from redis.exceptions import RedisError
@@ -54,8 +54,7 @@ def report(on_event: Callable[[RedisEvent], None], event: RedisEvent) -> None:
         report_defect("the hook for Redis events failed", exc)
 
 
-@attrs.define
-class NodeHooks:
+class NodeHooks(msgspec.Struct):
     """What the owner of the watch connections is told, by all nodes that have these hooks.
 
     Called synchronously; if one raises, that is logged.

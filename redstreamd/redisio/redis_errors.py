@@ -10,7 +10,8 @@ import enum
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
-import attrs
+import msgspec
+from msgspec.structs import force_setattr
 from redis.exceptions import RedisError
 
 from redstreamd.errors import BusError, Code
@@ -58,8 +59,7 @@ def role_names(roles: Iterable[Role]) -> str:
     return ", ".join(ROLE_NAMES[role] for role in roles)
 
 
-@attrs.frozen
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """A reason why a Redis server does not serve all that is wanted of it.
 
     Attributes:
@@ -72,10 +72,15 @@ class Problem:
 
     kind: ProblemKind
     # Either may quote a server, or whatever answered in its place.
-    cause: str = attrs.field(converter=visible)
-    next_step: str = attrs.field(converter=visible)
+    cause: str
+    next_step: str
     roles: tuple[Role, ...] = ()
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Make control characters in both texts visible."""
+        force_setattr(self, "cause", visible(self.cause))
+        force_setattr(self, "next_step", visible(self.next_step))
 
     @property
     def effect(self) -> str:

@@ -13,7 +13,6 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import attrs
 import msgspec
 
 from redstreamd.redisio.unexpected_replies import unexpected_reply
@@ -44,8 +43,7 @@ class RawEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
             raise unexpected_reply(error) from error
 
 
-@attrs.frozen
-class GroupInfo:
+class GroupInfo(msgspec.Struct, frozen=True):
     """One group of XINFO GROUPS (https://redis.io/commands/xinfo-groups).
 
     Attributes:
@@ -65,8 +63,7 @@ class GroupInfo:
     lag: int | None
 
 
-@attrs.frozen
-class ConsumerInfo:
+class ConsumerInfo(msgspec.Struct, frozen=True):
     """One consumer of XINFO CONSUMERS (https://redis.io/commands/xinfo-consumers).
 
     Attributes:
@@ -83,8 +80,7 @@ class ConsumerInfo:
     inactive_seconds: float | None
 
 
-@attrs.frozen
-class PendingEntry:
+class PendingEntry(msgspec.Struct, frozen=True):
     """One line of XPENDING's extended form (https://redis.io/commands/xpending).
 
     Attributes:

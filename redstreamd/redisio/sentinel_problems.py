@@ -6,6 +6,7 @@ Owns the words.
 from __future__ import annotations
 
 import attrs
+import msgspec
 from redis.exceptions import RedisError
 
 from redstreamd.errors.remedies import setting
@@ -37,7 +38,7 @@ class PrimaryOperator:
             "Wait for a failover, which is followed at once; `SENTINEL CKQUORUM "
             f"{self.primary}` says whether the sentinels can begin one. Else start the server."
         )
-        return attrs.evolve(problem, next_step=step)
+        return msgspec.structs.replace(problem, next_step=step)
 
     def advise(self, answer: ServerReplied) -> None:
         """Do nothing: the advice about a reply fits."""

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 import attrs
+import msgspec
 import trio
 from redis.exceptions import RedisError
 
@@ -283,7 +284,9 @@ class SentinelWatches:
     def problems(self) -> tuple[Problem, ...]:
         """Return what is the matter with each sentinel that is of no use, with its address."""
         return tuple(
-            attrs.evolve(watch.problem, cause=f"the sentinel at {watch.label}: {watch.problem.cause}")
+            msgspec.structs.replace(
+                watch.problem, cause=f"the sentinel at {watch.label}: {watch.problem.cause}"
+            )
             for watch in self.all
             if watch.problem is not None
         )

@@ -17,7 +17,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import attrs
 import msgspec
 import trio
 
@@ -128,8 +127,7 @@ RoleEvent = Connected | ConnectionLost | ConnectFailed
 HealthEvent = RoleEvent | Degraded | Usable | KeepsEnding | WritesAccepted
 
 
-@attrs.frozen
-class RoleStatus:
+class RoleStatus(msgspec.Struct, frozen=True):
     """A snapshot of the connection of one role.
 
     Attributes:
@@ -160,8 +158,7 @@ class State(enum.Enum):
     DEGRADED = "degraded"
 
 
-@attrs.frozen
-class RedisStatus:
+class RedisStatus(msgspec.Struct, frozen=True):
     """A snapshot of one server.
 
     Attributes:
@@ -241,7 +238,7 @@ class ServerHealth:
             if state.wanted and not state.connected and state.problem is not None:
                 missing.setdefault(state.problem, []).append(role)
         problems = [
-            attrs.evolve(problem, roles=tuple(of), seconds=max(roles[role].seconds for role in of))
+            msgspec.structs.replace(problem, roles=tuple(of), seconds=max(roles[role].seconds for role in of))
             for problem, of in missing.items()
         ]
         if (refused := self._writes.problem()) is not None:
@@ -263,7 +260,9 @@ class ServerHealth:
                 if _is_news(event.problem, self._told_of[event.role]):
                     self._tell(event)
                 if _is_news(event.problem, self._told):
-                    self._tell(Degraded(event.label, attrs.evolve(event.problem, roles=tuple(self._down))))
+                    self._tell(
+                        Degraded(event.label, msgspec.structs.replace(event.problem, roles=tuple(self._down)))
+                    )
             case Connected():
                 self._down.pop(event.role, None)
                 self._told_of[event.role].clear()
@@ -285,7 +284,7 @@ class ServerHealth:
             # Once, when the pattern is first seen; roles that end together are reported together.
             closed = self._lost == connect_errors.CLOSED_BY_SERVER
             step = connect_errors.IDLE_LIMIT if closed else self._lost.next_step
-            problem = attrs.evolve(self._lost, roles=tuple(restless), next_step=step)
+            problem = msgspec.structs.replace(self._lost, roles=tuple(restless), next_step=step)
             self._tell(KeepsEnding(event.label, _A_PATTERN, problem))
         self._roles.clear()
         self._told.clear()

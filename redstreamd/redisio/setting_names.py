@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import attrs
+import msgspec
 
 from redstreamd.errors.remedies import PASSWORD, SENTINEL_PASSWORD, setting
 
 
-@attrs.frozen
-class SettingNames:
+class SettingNames(msgspec.Struct, frozen=True):
     """The settings of one kind of server; each is a dotted key.
 
     Attributes:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import attrs
+import msgspec
 from redis.credentials import CredentialProvider
 
 from redstreamd.redisio.redis_errors import Problem, ServerReplied
@@ -96,8 +97,7 @@ class TopologyKind(enum.StrEnum):
     """Several primaries, each with its part of the keys."""
 
 
-@attrs.frozen
-class Deployment:
+class Deployment(msgspec.Struct, frozen=True):
     """The servers that hold the streams, as the settings name them.
 
     Attributes:
@@ -113,8 +113,8 @@ class Deployment:
     kind: TopologyKind = TopologyKind.STANDALONE
     nodes: tuple[tuple[str, int], ...] = ()
     primary_name: str = "mymaster"
-    sentinel: Target = attrs.field(factory=Target)
-    addresses: Mapping[tuple[str, int], tuple[str, int]] = attrs.field(factory=dict)
+    sentinel: Target = msgspec.field(default_factory=Target)
+    addresses: Mapping[tuple[str, int], tuple[str, int]] = msgspec.field(default_factory=dict)
 
     def target_at(self, host: str, port: int) -> Target:
         """Return the server that announces itself at an address."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 
-import attrs
+import msgspec
 
 from redstreamd.protection.certificate_files import (
     VERSIONS,
@@ -19,8 +19,7 @@ from redstreamd.protection.certificate_files import (
 )
 
 
-@attrs.frozen
-class Tls:
+class Tls(msgspec.Struct, frozen=True):
     """TLS to one server. The server's certificate and name are always verified.
 
     Attributes:

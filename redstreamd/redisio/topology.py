@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import attrs
+import msgspec
 import trio
 from redis.backoff import AbstractBackoff
 from redis.exceptions import RedisError
@@ -28,8 +28,7 @@ from redstreamd.redisio.traffic import Traffic
 def _no_event(_event: RedisEvent) -> None: ...
 
 
-@attrs.frozen
-class TopologyStatus:
+class TopologyStatus(msgspec.Struct, frozen=True):
     """A snapshot of all nodes.
 
     Attributes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import attrs
 import msgspec
 import trio
 
@@ -35,8 +34,7 @@ class ConfirmedWrite(msgspec.Struct, frozen=True):
     ask: Callable[[tuple[Arg, ...]], Awaitable[Any]]
 
 
-@attrs.define(eq=False)
-class _Round:
+class _Round(msgspec.Struct, eq=False):
     """Writers that share one command.
 
     Attributes:
@@ -46,7 +44,7 @@ class _Round:
     """
 
     connection: Connection
-    over: trio.Event = attrs.field(factory=trio.Event)
+    over: trio.Event = msgspec.field(default_factory=trio.Event)
     answer: Any = None
 
 

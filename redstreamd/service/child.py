@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.service.exceptions import leaves
@@ -23,8 +23,7 @@ class Service(Protocol):
         """Serve until cancelled; call ``task_status.started()`` once serving."""
 
 
-@attrs.frozen
-class Child:
+class Child(msgspec.Struct, frozen=True):
     """The declaration of one child.
 
     Attributes:
@@ -39,8 +38,13 @@ class Child:
     name: str
     run: Service
     restart: Restart = Restart.PERMANENT
-    start_timeout_seconds: float = attrs.field(default=10.0, validator=attrs.validators.gt(0.0))
-    stop_timeout_seconds: float = attrs.field(default=10.0, validator=attrs.validators.gt(0.0))
+    start_timeout_seconds: float = 10.0
+    stop_timeout_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a timeout that is not positive."""
+        if min(self.start_timeout_seconds, self.stop_timeout_seconds) <= 0.0:
+            raise ValueError("the timeouts of a child must be positive")
 
 
 class ChildRun:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import attrs
 import msgspec
 import trio
 
@@ -36,8 +35,7 @@ from redstreamd.service.supervisor_events import (
 from redstreamd.service.task_tree import format_task_tree
 
 
-@attrs.frozen
-class ChildStatistics:
+class ChildStatistics(msgspec.Struct, frozen=True):
     """One child at one moment.
 
     Attributes:

@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any, Final
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.service.recent_maximum import RecentMaximum
@@ -41,8 +41,7 @@ _TICK_SECONDS: Final = 10.0
 _IDLE_SHARE: Final = 0.02
 
 
-@attrs.frozen
-class CollectorStatistics:
+class CollectorStatistics(msgspec.Struct, frozen=True):
     """A snapshot of the collector.
 
     Attributes:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-import attrs
+import msgspec
 
 from redstreamd.startup.installed_version import installed_beside
 
 
-@attrs.frozen
-class Installation:
+class Installation(msgspec.Struct, frozen=True):
     """A snapshot of the installation.
 
     Attributes:

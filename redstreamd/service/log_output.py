@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal
 
-import attrs
 import msgspec
 import trio
 
@@ -47,8 +46,7 @@ _RECONNECT_SECONDS: Final = 1.0
 _LAST_SECONDS: Final = 0.25
 
 
-@attrs.frozen
-class LogStatistics:
+class LogStatistics(msgspec.Struct, frozen=True):
     """Counts of records so far.
 
     Attributes:

@@ -19,7 +19,6 @@ import stat
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final
 
-import attrs
 import msgspec
 import trio
 
@@ -61,8 +60,7 @@ class PressureNotWatched(msgspec.Struct, frozen=True):
 PressureEvent = MemoryPressed | PressureNotWatched
 
 
-@attrs.frozen
-class PressureStatistics:
+class PressureStatistics(msgspec.Struct, frozen=True):
     """A snapshot.
 
     Attributes:

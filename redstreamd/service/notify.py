@@ -18,7 +18,7 @@ import os
 import socket
 import time
 
-import attrs
+import msgspec
 import sdnotify  # type: ignore[import-untyped]
 
 from redstreamd.visible_text import visible
@@ -35,8 +35,7 @@ class Sent(enum.Enum):
     GONE = enum.auto()  # the socket does not exist or does not work
 
 
-@attrs.frozen
-class NotifyStatistics:
+class NotifyStatistics(msgspec.Struct, frozen=True):
     """Counts of messages so far.
 
     Attributes:

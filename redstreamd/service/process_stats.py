@@ -8,15 +8,14 @@ import time
 from pathlib import Path
 from typing import Final
 
-import attrs
+import msgspec
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 # At most a second or two after the start of the process: the daemon imports this before it serves.
 _STARTED: Final = time.monotonic()
 
 
-@attrs.frozen
-class ProcessStats:
+class ProcessStats(msgspec.Struct, frozen=True):
     """A snapshot of the process.
 
     Attributes:

@@ -10,7 +10,7 @@ import enum
 import math
 from collections.abc import Callable
 
-import attrs
+import msgspec
 
 # 2 ** 1024 overflows a float. No pause between the base and the cap needs more doublings than this.
 _MAX_DOUBLINGS = 64.0
@@ -28,8 +28,7 @@ class Restart(enum.Enum):
     TEMPORARY = enum.auto()
 
 
-@attrs.frozen
-class RestartLimits:
+class RestartLimits(msgspec.Struct, frozen=True):
     """When to give up, and the bounds of the backoff.
 
     The threshold and the decay are suture's defaults. The pauses are short, because parts that depend on
@@ -48,7 +47,7 @@ class RestartLimits:
     backoff_base_seconds: float = 0.1
     backoff_cap_seconds: float = 5.0
 
-    def __attrs_post_init__(self) -> None:
+    def __post_init__(self) -> None:
         """Raise ValueError for limits under which a child that always fails would be restarted forever.
 
         At a constant pause p the count tends to 1 / (1 - 2 ** -(p / decay)).

@@ -24,7 +24,7 @@ import random
 import sys
 from collections.abc import Callable, Iterable
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.errors.defects import report_defect
@@ -39,8 +39,7 @@ from redstreamd.service.task_tree import format_task_tree
 HUNG_EXIT_STATUS = 70
 
 
-@attrs.frozen
-class SupervisorStatistics:
+class SupervisorStatistics(msgspec.Struct, frozen=True):
     """A supervisor at one moment.
 
     Attributes:

@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Callable, MutableMapping
 
-import attrs
 import msgspec
 import trio
 
@@ -40,8 +39,7 @@ WatchdogEvent = PingsWithheld | PingsResumed
 TICK_SECONDS = 1.0
 
 
-@attrs.frozen
-class WatchdogStatistics:
+class WatchdogStatistics(msgspec.Struct, frozen=True):
     """A snapshot of the watchdog.
 
     Attributes:

@@ -38,7 +38,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.admission.accounts import Account
@@ -62,8 +62,7 @@ _MOVES_SHARE: Final = 10.0
 _LOOKED_AT_ONCE: Final = 512
 
 
-@attrs.frozen
-class TailHubStatistics:
+class TailHubStatistics(msgspec.Struct, frozen=True):
     """A snapshot of the hub.
 
     Attributes:

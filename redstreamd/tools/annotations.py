@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
+import msgspec
 
 
-@attrs.frozen
-class Hint:
+class Hint(msgspec.Struct, frozen=True):
     """One hint.
 
     Attributes:
@@ -30,12 +29,12 @@ class Hint:
     """
 
     value: bool
-    reason: str = attrs.field()
+    reason: str
 
-    @reason.validator
-    def _check_reason(self, _: object, value: str) -> None:
-        if not value.endswith("."):
-            raise ValueError(f"the reason of a hint is a sentence, not {value!r}")
+    def __post_init__(self) -> None:
+        """Raise ValueError if the reason is no sentence."""
+        if not self.reason.endswith("."):
+            raise ValueError(f"the reason of a hint is a sentence, not {self.reason!r}")
 
 
 def yes(reason: str) -> Hint:
@@ -48,8 +47,7 @@ def no(reason: str) -> Hint:
     return Hint(False, reason)
 
 
-@attrs.frozen
-class Hints:
+class Hints(msgspec.Struct, frozen=True):
     """All hints of one tool; made by `reading` or `writing`.
 
     Attributes:

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union
 
-import attrs
+import msgspec
 from msgspec import inspect
 
 MarkerT = TypeVar("MarkerT", bound=enum.Enum)
@@ -83,8 +83,7 @@ def _markers(hint: Any, kind: type[MarkerT]) -> Iterator[MarkerT]:
             yield from _markers(part, kind)
 
 
-@attrs.frozen
-class ArgumentType:
+class ArgumentType(msgspec.Struct, frozen=True):
     """The properties of an argument's type that structuring needs.
 
     Attributes:

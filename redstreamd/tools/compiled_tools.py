@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
-import attrs
 import msgspec
 
 from redstreamd import strict_json
@@ -30,8 +29,7 @@ ValueT = TypeVar("ValueT")
 _MAX_COMPILED: Final = 256
 
 
-@attrs.frozen
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """A tool as it is compiled.
 
     Attributes:

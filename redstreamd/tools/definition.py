@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
+import msgspec
 
 from redstreamd.errors.nearest_names import nearest_names
 from redstreamd.policy import Need, Permission, Principal, StreamFilter
@@ -115,8 +116,7 @@ class Call(Protocol[BusT_co]):
         ...
 
 
-@attrs.frozen
-class StreamNeeds:
+class StreamNeeds(msgspec.Struct, frozen=True):
     """What a call needs of the streams that its arguments name.
 
     The value of such an argument is a name, a list or tuple of names, or None. Two of them can be added.

@@ -24,7 +24,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-import attrs
 import msgspec
 import trio
 
@@ -137,8 +136,7 @@ CheckRate = Callable[[str, Principal, float], None]
 """``(tool, principal, now)``: counts a call, or raises `BusError` if it comes too early."""
 
 
-@attrs.frozen
-class Rules(Generic[BusT]):
+class Rules(msgspec.Struct, Generic[BusT], frozen=True):
     """What every call of a toolbox is subject to.
 
     Attributes:

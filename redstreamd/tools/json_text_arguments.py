@@ -21,7 +21,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd import strict_json
 from redstreamd.errors.remedies import setting
@@ -39,8 +39,7 @@ _HAS_TYPE: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-@attrs.define
-class Reader:
+class Reader(msgspec.Struct):
     """Reads the JSON texts of one call.
 
     Attributes:
@@ -51,7 +50,7 @@ class Reader:
 
     values_left: int
     max_nesting: int
-    refusals: dict[str, str] = attrs.field(factory=dict)
+    refusals: dict[str, str] = msgspec.field(default_factory=dict)
 
     def read(self, given: Mapping[str, Any], properties: Mapping[str, Schema]) -> dict[str, Any]:
         """Return the arguments with JSON texts replaced by their values; `given` is not modified."""

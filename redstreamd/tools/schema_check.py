@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd.tools.schema_dialect import (
     MAX_DEPTH,
@@ -42,8 +42,7 @@ _PYTHON: Mapping[str, tuple[type, ...]] = {
 }
 
 
-@attrs.frozen
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """A violation of a rule.
 
     Attributes:
@@ -80,7 +79,7 @@ def tool_faults(tool: Mapping[str, Any]) -> Iterator[Fault]:
     for schema in ("inputSchema", "outputSchema"):
         if schema in tool:
             for fault in schema_faults(tool[schema]):
-                yield attrs.evolve(fault, place=f"{tool['name']}.{schema} {fault.place}")
+                yield msgspec.structs.replace(fault, place=f"{tool['name']}.{schema} {fault.place}")
 
 
 def schema_faults(schema: Any) -> Iterator[Fault]:
@@ -93,8 +92,7 @@ def schema_faults(schema: Any) -> Iterator[Fault]:
         yield Fault("size", "", f"{size.properties} properties, {size.characters} characters")
 
 
-@attrs.define
-class _Size:
+class _Size(msgspec.Struct):
     properties: int = 0
     characters: int = 0
 

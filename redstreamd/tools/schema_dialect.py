@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 
-import attrs
+import msgspec
 
 MAX_DESCRIPTION = 1_024
 MAX_DEPTH = 4
@@ -26,8 +26,7 @@ TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{1,39}")
 PROPERTY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
-@attrs.frozen
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """One rule.
 
     Attributes:

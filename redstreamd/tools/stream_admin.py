@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import attrs
+import msgspec
 from msgspec import Meta
 
 from redstreamd.errors import BusError, Code
@@ -129,7 +130,7 @@ async def stream_manage(call: Call[Bus], args: StreamManageArguments) -> StreamM
     return StreamManaged(
         args.dry_run,
         effect,
-        needed_by=[attrs.asdict(need) for need in result.needs] or None,
+        needed_by=[msgspec.structs.asdict(need) for need in result.needs] or None,
         note=_note(args, result),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import attrs
+import msgspec
 from msgspec import Meta
 
 from redstreamd.policy import Permission
@@ -197,7 +198,7 @@ def _group(facts: GroupFacts) -> dict[str, Any]:
             "most_deliveries": examined.most_deliveries,
         }
     if rates is not None:
-        measured = attrs.asdict(rates) | {"processing_seconds": facts.processing_seconds}
+        measured = msgspec.structs.asdict(rates) | {"processing_seconds": facts.processing_seconds}
         del measured["finishing"]
         line |= {name: round(value, 3) for name, value in measured.items() if value is not None}
     return line

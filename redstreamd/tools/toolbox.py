@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, NoReturn, TypeVar
 
-import attrs
+import msgspec
 
 from redstreamd import strict_json
 from redstreamd.admission.accounts import Account
@@ -129,7 +129,7 @@ class Toolbox(Generic[BusT]):
         self._offers = Offers(self._registry, profiles, self.policy)
         self._offered = self._offers.tools
         self.hidden = self._offers.hidden
-        self.rules = attrs.evolve(
+        self.rules = msgspec.structs.replace(
             self.rules,
             timeout_seconds=timeout_seconds,
             default_wait_seconds=default_wait_seconds,

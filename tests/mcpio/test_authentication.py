@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
+import msgspec
 import pytest
 import trio
 
@@ -294,7 +295,7 @@ async def test_a_missing_foreign_or_expired_certificate_is_refused_with_an_alert
 async def test_old_versions_of_tls_are_refused(site: Site) -> None:
     context = site.client()
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
-    async with protected(attrs.evolve(site.demands(), minimum_version="1.3")) as service:
+    async with protected(msgspec.structs.replace(site.demands(), minimum_version="1.3")) as service:
         assert "PROTOCOL_VERSION" in await alert_of(service, context)
         assert "unsupported protocol" in (await service.wait_refused())[0]
 
@@ -430,18 +431,24 @@ def broken_files(tmp_path: Path) -> dict[str, tuple[Demands, str]]:
     locked = site.authority.issue("locked", passphrase=b"x")
     other = site.authority.issue("other")
     return {
-        "listeners.certificate_file": (attrs.evolve(good, certificate_file=absent), "No such file"),
-        "listeners.key_file": (attrs.evolve(good, key_file=absent), "No such file"),
-        "listeners.key_file ": (attrs.evolve(good, key_file=str(readable)), "chmod o="),
-        "listeners.key_file  ": (attrs.evolve(good, key_file=other.key), "not the key of"),
+        "listeners.certificate_file": (
+            msgspec.structs.replace(good, certificate_file=absent),
+            "No such file",
+        ),
+        "listeners.key_file": (msgspec.structs.replace(good, key_file=absent), "No such file"),
+        "listeners.key_file ": (msgspec.structs.replace(good, key_file=str(readable)), "chmod o="),
+        "listeners.key_file  ": (msgspec.structs.replace(good, key_file=other.key), "not the key of"),
         "listeners.key_file   ": (
-            attrs.evolve(good, certificate_file=locked.certificate, key_file=locked.key),
+            msgspec.structs.replace(good, certificate_file=locked.certificate, key_file=locked.key),
             "passphrase",
         ),
-        "listeners.client_ca_file": (attrs.evolve(good, client_ca_file=site.own.key), "no PEM certificate"),
-        "listeners.token_file": (attrs.evolve(good, token_file=absent), "No such file"),
-        "listeners.token_file ": (attrs.evolve(good, token_file=str(empty)), "it is empty"),
-        "listeners.token_file  ": (attrs.evolve(good, token_file=str(short)), "16 to 1024"),
+        "listeners.client_ca_file": (
+            msgspec.structs.replace(good, client_ca_file=site.own.key),
+            "no PEM certificate",
+        ),
+        "listeners.token_file": (msgspec.structs.replace(good, token_file=absent), "No such file"),
+        "listeners.token_file ": (msgspec.structs.replace(good, token_file=str(empty)), "it is empty"),
+        "listeners.token_file  ": (msgspec.structs.replace(good, token_file=str(short)), "16 to 1024"),
     }
 
 

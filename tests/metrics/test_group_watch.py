@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -52,20 +52,20 @@ def survey(*groups: GroupFigures) -> SurveyFigures:
     ],
 )
 def test_what_makes_a_group_need_attention(figures, troubles):
-    assert troubles_of(attrs.evolve(WELL, **figures), many_pending=100) == troubles
+    assert troubles_of(msgspec.structs.replace(WELL, **figures), many_pending=100) == troubles
 
 
 def test_no_number_is_too_many_where_the_limit_is_0():
-    assert troubles_of(attrs.evolve(WELL, pending=10**6), many_pending=0) == ()
+    assert troubles_of(msgspec.structs.replace(WELL, pending=10**6), many_pending=0) == ()
 
 
 def test_the_worst_group_is_the_first():
     groups = [
         WELL,
-        attrs.evolve(WELL, group="letters", dead_letters=9),
-        attrs.evolve(WELL, group="busy", pending=300),
-        attrs.evolve(WELL, group="busier", pending=301),
-        attrs.evolve(WELL, group="deserted", consumers=0, lag=1),
+        msgspec.structs.replace(WELL, group="letters", dead_letters=9),
+        msgspec.structs.replace(WELL, group="busy", pending=300),
+        msgspec.structs.replace(WELL, group="busier", pending=301),
+        msgspec.structs.replace(WELL, group="deserted", consumers=0, lag=1),
     ]
     found = attention(survey(*groups), many_pending=100)
     assert [each.group for each in found.groups] == ["deserted", "busier", "busy", "letters"]
@@ -91,7 +91,7 @@ class Looks:
 
 
 async def test_a_reason_is_reported_at_the_second_look_once_and_so_is_its_end():
-    looks, many = Looks(), attrs.evolve(WELL, pending=101)
+    looks, many = Looks(), msgspec.structs.replace(WELL, pending=101)
     assert looks.see(many) == []
     begun = GroupInTrouble("s", "g", Trouble.MANY_PENDING, 101, 0, 0, 100)
     assert looks.see(many) == [begun]
@@ -106,7 +106,7 @@ async def test_a_reason_is_reported_at_the_second_look_once_and_so_is_its_end():
 
 
 async def test_what_is_so_at_one_look_only_is_not_reported_in_either_direction():
-    looks, many = Looks(), attrs.evolve(WELL, pending=101)
+    looks, many = Looks(), msgspec.structs.replace(WELL, pending=101)
     for _ in range(3):
         assert looks.see(many) == looks.see(WELL) == []
     looks.see(many)
@@ -117,15 +117,15 @@ async def test_what_is_so_at_one_look_only_is_not_reported_in_either_direction()
 
 async def test_a_group_that_is_gone_is_over():
     looks = Looks()
-    looks.see(attrs.evolve(WELL, dead_letters=1))
-    looks.see(attrs.evolve(WELL, dead_letters=1))
+    looks.see(msgspec.structs.replace(WELL, dead_letters=1))
+    looks.see(msgspec.structs.replace(WELL, dead_letters=1))
     assert looks.see() == []
     assert [type(event) for event in looks.see()] == [GroupOutOfTrouble]
 
 
 async def test_of_many_that_begin_at_once_some_are_told_and_the_others_counted():
     looks = Looks()
-    many = [attrs.evolve(WELL, group=f"g{number}", dead_letters=1) for number in range(25)]
+    many = [msgspec.structs.replace(WELL, group=f"g{number}", dead_letters=1) for number in range(25)]
     looks.see(*many)
     events = looks.see(*many)
     assert [type(event) for event in events] == [GroupInTrouble] * 10 + [MoreGroupsInTrouble]
@@ -136,7 +136,7 @@ async def test_it_looks_as_often_as_it_is_told_and_an_outage_ends_nothing():
     asked: list[float] = []
     events: list[FiguresEvent] = []
     answers: Iterator[SurveyFigures | None] = iter(
-        [survey(attrs.evolve(WELL, pending=11))] * 2 + [None] * 5 + [survey(WELL)] * 90
+        [survey(msgspec.structs.replace(WELL, pending=11))] * 2 + [None] * 5 + [survey(WELL)] * 90
     )
 
     async def figures() -> SurveyFigures | None:
@@ -164,7 +164,9 @@ async def test_it_looks_as_often_as_it_is_told_and_an_outage_ends_nothing():
 async def test_figures_say_what_happened_since_the_last_and_whether_anything_did():
     counts, events = CallCounts(), []
     daemon = DaemonFigures(2, 5, 90 << 20, 0.01)
-    streams: list[SurveyFigures | None] = [survey(attrs.evolve(WELL, pending=3, lag=4, dead_letters=1))]
+    streams: list[SurveyFigures | None] = [
+        survey(msgspec.structs.replace(WELL, pending=3, lag=4, dead_letters=1))
+    ]
 
     async def surveyed() -> SurveyFigures | None:
         return streams[-1]
@@ -181,7 +183,7 @@ async def test_figures_say_what_happened_since_the_last_and_whether_anything_did
         await trio.sleep(900.0)
         assert events.pop().is_quiet
         # What another daemon, or another program, does counts, too.
-        streams.append(survey(attrs.evolve(WELL, pending=4, lag=4, dead_letters=1)))
+        streams.append(survey(msgspec.structs.replace(WELL, pending=4, lag=4, dead_letters=1)))
         await trio.sleep(900.0)
         assert not events.pop().is_quiet
         streams.append(None)

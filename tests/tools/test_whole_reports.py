@@ -450,7 +450,7 @@ async def test_an_error_tells_what_the_wait_had_done_before(bus: Bus, server: Se
 
 
 #: Every command of a call deals with one thing.
-SMALLEST = Bounds(**{name: 1 for name in attrs.fields_dict(Bounds) if name.endswith("_at_once")})
+SMALLEST = Bounds(**{name: 1 for name in Bounds.__struct_fields__ if name.endswith("_at_once")})
 
 
 @pytest.mark.parametrize("each", CASES, ids=names)

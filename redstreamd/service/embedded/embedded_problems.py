@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import attrs
+import msgspec
 
 from redstreamd.errors import Code
 from redstreamd.redisio.error_replies import UNKNOWN_COMMAND
@@ -79,7 +79,7 @@ class EmbeddedOperator:
             ProblemKind.UNREACHABLE: "redstreamd starts its embedded server again by itself when it ends. "
             f"If this lasts, read the server's log, {self._log}, and restart redstreamd ({_RESTART}).",
         }
-        return attrs.evolve(problem, next_step=steps.get(problem.kind, problem.next_step))
+        return msgspec.structs.replace(problem, next_step=steps.get(problem.kind, problem.next_step))
 
     def advise(self, answer: ServerReplied) -> None:
         """Give an error reply the next step that fits this server."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Self
 
-import attrs
+import msgspec
 
 _MEMBERSHIP: Final = Path("/proc/self/cgroup")
 _MOUNT: Final = Path("/sys/fs/cgroup")
 
 
-@attrs.frozen
-class OomCounters:
+class OomCounters(msgspec.Struct, frozen=True):
     """What the kernel has counted for one control group.
 
     Attributes:

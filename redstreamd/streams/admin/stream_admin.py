@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
-import attrs
 import msgspec
 
 from redstreamd.errors import BusError, Code
@@ -40,8 +39,7 @@ class Removal(enum.StrEnum):
     DELETE = "delete"
 
 
-@attrs.frozen
-class GroupNeed:
+class GroupNeed(msgspec.Struct, frozen=True):
     """A group that needs an entry, which is `pending` in it or `unread` by it."""
 
     group: str

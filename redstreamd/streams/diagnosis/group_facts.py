@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
 import msgspec
 
 from redstreamd.redisio import reply_parsing
@@ -45,8 +44,7 @@ class ClockStep(msgspec.Struct, frozen=True):
     noticed: int
 
 
-@attrs.frozen
-class Examination:
+class Examination(msgspec.Struct, frozen=True):
     """The oldest pending entries of a group, its dead letters, and its first undelivered entries.
 
     Attributes:
@@ -183,7 +181,7 @@ def _examination(reply: Any, *, counted: bool) -> Examination:
     if abs(reply.clock_ahead) >= _CLOCK_SET_MS:
         clock = ClockStep(reply.clock_ahead / 1000, reply.clock_step / 1000, reply.clock_step_at)
     examined = {
-        name: value for name, value in reply._asdict().items() if name in attrs.fields_dict(Examination)
+        name: value for name, value in reply._asdict().items() if name in Examination.__struct_fields__
     }
     return Examination(
         **examined

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
+import msgspec
 
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import GroupInfo
@@ -19,8 +19,7 @@ _INFO = load("info", "stream_info")
 SMALL_BYTES = 16_384
 
 
-@attrs.frozen
-class StreamInfo:
+class StreamInfo(msgspec.Struct, frozen=True):
     """A stream; None for what the server does not tell.
 
     Attributes:
@@ -53,8 +52,7 @@ class StreamInfo:
         return self.memory_bytes is not None and self.memory_bytes <= SMALL_BYTES * max(1, self.length)
 
 
-@attrs.frozen
-class Lag:
+class Lag(msgspec.Struct, frozen=True):
     """Entries not yet delivered to a group.
 
     Attributes:
@@ -80,8 +78,7 @@ class Lag:
         return {"lag": self.entries, **bounds}
 
 
-@attrs.frozen
-class Counted:
+class Counted(msgspec.Struct, frozen=True):
     """A count of entries after a group's position; `all` if there are no more."""
 
     entries: int

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-import attrs
 import msgspec
 import trio
 
@@ -70,8 +69,7 @@ class Sample(msgspec.Struct, frozen=True):
     groups: Mapping[str, GroupSample]
 
 
-@attrs.frozen
-class GroupRates:
+class GroupRates(msgspec.Struct, frozen=True):
     """Rates of a group since its first sample.
 
     Attributes:
@@ -92,8 +90,7 @@ class GroupRates:
     finishing: bool
 
 
-@attrs.frozen
-class Rates:
+class Rates(msgspec.Struct, frozen=True):
     """Rates of a stream between the first and the last sample kept.
 
     Attributes:
@@ -109,8 +106,7 @@ class Rates:
     groups: Mapping[str, GroupRates]
 
 
-@attrs.frozen
-class SamplerStatistics:
+class SamplerStatistics(msgspec.Struct, frozen=True):
     """A snapshot of the sampler: sampled streams, samples taken and failed so far."""
 
     streams: int

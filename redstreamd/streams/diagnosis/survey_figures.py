@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import attrs
+import msgspec
 
 
-@attrs.frozen
-class GroupFigures:
+class GroupFigures(msgspec.Struct, frozen=True):
     """A consumer group; None for what is not known.
 
     Attributes:
@@ -36,8 +35,7 @@ class GroupFigures:
     dead_letters: int
 
 
-@attrs.frozen
-class StreamFigures:
+class StreamFigures(msgspec.Struct, frozen=True):
     """A stream; None for what is not known.
 
     Attributes:
@@ -61,8 +59,7 @@ class StreamFigures:
     groups: int
 
 
-@attrs.frozen
-class SurveyFigures:
+class SurveyFigures(msgspec.Struct, frozen=True):
     """The figures of one survey.
 
     Attributes:

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-import attrs
 import msgspec
 import trio
 
@@ -49,8 +48,7 @@ class Listener(msgspec.Struct, eq=False):
     claim: Claim | None = None
 
 
-@attrs.define(eq=False)
-class Feed:
+class Feed(msgspec.Struct, eq=False):
     """One topic and its listeners; removed with the last of them.
 
     Attributes:
@@ -72,8 +70,8 @@ class Feed:
     background: Background
     read: SharedRequest[bool]
     version: str = UNKNOWN
-    listeners: set[Listener] = attrs.field(factory=set)
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    listeners: set[Listener] = msgspec.field(default_factory=set)
+    scope: trio.CancelScope = msgspec.field(default_factory=trio.CancelScope)
 
     def publish(self, version: str) -> None:
         """Record a version, and notify listeners that know another."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from typing import ClassVar, Protocol
 
-import attrs
 import msgspec
 
 from redstreamd.policy import StreamFilter
@@ -20,8 +19,7 @@ from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.names import Kind, companion_key
 
 
-@attrs.frozen
-class Pace:
+class Pace(msgspec.Struct, frozen=True):
     """How often a topic is read.
 
     Attributes:
@@ -103,8 +101,7 @@ class GroupTopic(msgspec.Struct, frozen=True):
         return _digest(repr((info, held, limit)))
 
 
-@attrs.frozen
-class ListTopic:
+class ListTopic(msgspec.Struct, frozen=True):
     """The names of all streams, or of those that a subscriber may read.
 
     Redis pushes nothing for keys that were not named. Keyspace notifications are off by default, and report

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Protocol
 
-import attrs
+import msgspec
 import trio
 
 from redstreamd.admission.claims import SUBSCRIPTIONS, Limit, SharedLimit
@@ -21,8 +21,7 @@ from redstreamd.streams.subscriptions.feeds import Feeds, Listener
 from redstreamd.streams.subscriptions.topics import Topic
 
 
-@attrs.frozen
-class UpdatesStatistics:
+class UpdatesStatistics(msgspec.Struct, frozen=True):
     """A snapshot.
 
     Attributes:
