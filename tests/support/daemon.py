@@ -24,12 +24,13 @@ from tests.support.topologies import Deployed
 
 _HASTY_SCRIPT = """
 import importlib, operator, sys
-import attrs
+from msgspec import Struct
+from msgspec.structs import force_setattr
 from redstreamd.cli import main
 module, owners, name = importlib.import_module({module!r}), {owners!r}, {name!r}
 for owner in [operator.attrgetter(each)(module) for each in owners] or [module]:
     assert getattr(owner, name) == 5
-    (object.__setattr__ if attrs.has(type(owner)) else setattr)(owner, name, 0.3)
+    (force_setattr if isinstance(owner, Struct) else setattr)(owner, name, 0.3)
 sys.exit(main())
 """
 
