@@ -253,7 +253,7 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
         words = entry.words
         if words[::2] != names:
             names = words[::2]
-            members = _MEMBERS[tuple(names)]
+            members = MEMBERS[tuple(names)]
             read = None
         if members is None:
             decoded.append(decode(entry.fields))
@@ -262,7 +262,7 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
         end = values[len(members) :]
         if read is None or end != ends_with:
             ends_with = end
-            read = _RESERVED_PART[tuple(words[2 * len(members) :])]
+            read = RESERVED_PART[tuple(words[2 * len(members) :])]
             if read is None:
                 decoded.append(decode(entry.fields))
                 continue
@@ -274,7 +274,7 @@ def decode_all(entries: Iterable[RawEntry]) -> list[Decoded]:
                 continue
         object_ = dict(zip(members, values))  # noqa: B905 - the reserved values are left over
         for name in read[0].intersection(members) if read[0] else ():
-            object_[name] = _value(object_[name])
+            object_[name] = stored_value(object_[name])
         decoded.append(Decoded(object_, read[1]))
     return decoded
 
@@ -309,7 +309,8 @@ class _Meanings(dict[tuple[Any, ...], ValueT]):
         return meaning
 
 
-_MEMBERS = _Meanings(_member_names)
+#: By an entry's names: which of them are its members', if they come first and need no closer look.
+MEMBERS = _Meanings(_member_names)
 
 
 def decode(fields: Fields) -> Decoded:
@@ -345,7 +346,7 @@ def decode(fields: Fields) -> Decoded:
     members, binary, repeated = _plain(data)
     if as_json:
         for member in as_json.difference(binary, repeated).intersection(members):
-            members[member] = _value(members[member])
+            members[member] = stored_value(members[member])
     return Decoded(members, stamp, binary, repeated, dead_letter, encrypted)
 
 
@@ -379,7 +380,8 @@ def _read_words(words: tuple[Any, ...]) -> tuple[frozenset[str], Stamp] | None:
 
 
 _remembered = lru_cache(maxsize=1_024)(_read)
-_RESERVED_PART = _Meanings(_read_words)
+#: By reserved fields and values in turn: which members are JSON, and the stamp; None if not of this format.
+RESERVED_PART = _Meanings(_read_words)
 
 
 def _plain(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
@@ -410,8 +412,8 @@ def _plain(fields: Fields) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, 
     return members, tuple(binary), tuple(repeated)
 
 
-def _value(text: str) -> Any:
-    """Return the JSON value in `text`, or the text itself: a forged marker must not fail a reader."""
+def stored_value(text: str) -> Any:
+    """Return the JSON value in a field, or its text itself: a forged marker must not fail a reader."""
     try:
         value = msgspec.json.decode(text)
         strict_json.check(value)
@@ -448,7 +450,7 @@ def _names(listed: bytes | None) -> frozenset[str]:
 def _object(text: bytes) -> dict[str, Any]:
     if len(text) > _MAX_NOTE_BYTES:
         return {"raw": text[:_NOTE_SHOWN].decode("utf-8", "backslashreplace") + "…"}
-    value = _value(text.decode("utf-8", "backslashreplace"))
+    value = stored_value(text.decode("utf-8", "backslashreplace"))
     return value if isinstance(value, dict) else {"raw": value}
 
 

@@ -51,6 +51,13 @@ def time_of(entry_id: str) -> str:
     return iso_time(parts[0] if parts else 0)
 
 
+def times_of(entry_ids: Sequence[str]) -> list[str]:
+    """Return of each of some IDs that Redis gave what `time_of` returns."""
+    if max(map(len, entry_ids), default=0) > _USUAL_LENGTH:
+        return [time_of(each) for each in entry_ids]
+    return [_time_in(each.partition("-")[0]) for each in entry_ids]
+
+
 @lru_cache(maxsize=256)
 def _time_in(milliseconds: str) -> str:
     # Entries that are added together have the same.

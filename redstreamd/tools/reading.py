@@ -15,8 +15,8 @@ from msgspec import Meta
 from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
-from redstreamd.presentation.entries import EntryView, views
-from redstreamd.presentation.truncation import encode_page, fitting
+from redstreamd.presentation.entry_lines import encode_entries
+from redstreamd.presentation.truncation import fitting
 from redstreamd.presentation.views import stream_line
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.plans import Plan
@@ -108,7 +108,7 @@ def _plan_read(call: Call[Bus], args: StreamReadArguments) -> Plan[StreamPage] |
 
 def _page(call: Call[Bus], args: StreamReadArguments, page: Page) -> StreamPage:
     most = call.bus.quotas.result_bytes(call.principal)
-    shown, count = encode_page(views(args.stream, page.entries), most)
+    shown, count = encode_entries(((args.stream, page.entries),), most)
     if count < len(page.entries):
         return StreamPage(shown, page.entries[count - 1].id, has_more=True)
     return StreamPage(shown, page.next_cursor, page.has_more)
@@ -184,10 +184,9 @@ def _waited(most: int) -> Callable[[Waited], StreamWaited]:
     """Return what makes the result, of at most so many bytes, of what was found; the same for all calls."""
 
     def convert(found: Waited) -> StreamWaited:
-        entries: list[EntryView] = []
-        for stream, some in groupby(found.entries, itemgetter(0)):
-            entries += views(stream, [entry for _, entry in some])
-        shown, count = encode_page(entries, most)
+        by_stream = groupby(found.entries, itemgetter(0))
+        parts = [(stream, [entry for _, entry in entries]) for stream, entries in by_stream]
+        shown, count = encode_entries(parts, most)
         return StreamWaited(
             entries=shown,
             next_cursor=found.cursor_after(count),
