@@ -59,7 +59,11 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
     # Almost every line passes by the first half.
     if (_BACKSLASH in line or not line.isascii()) and not text_is_plain(line):
         return None
-    is_checked = 3 * size > limits.max_values
+    around = line
+    if 3 * size > limits.max_values and size >= LONG:
+        around = _around_long_text(line)
+    # So many values are no more than that, wherever they are; of escaped characters it counts a sixteenth.
+    is_checked = 3 * len(around) + size // 16 > limits.max_values
     if is_checked and structure_error(line, limits):
         return None
     try:
@@ -76,7 +80,7 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         if (
             not is_checked
             and length > 2 * limits.max_nesting - _NESTING_AROUND
-            and count(line, b":") + 1 + count(line, b"[") > limits.max_nesting
+            and count(around, b":") + 1 + count(around, b"[") > limits.max_nesting
             and structure_error(line, limits)
         ):
             return None
@@ -176,10 +180,28 @@ _BACKSLASH: Final = ord("\\")
 _LEAST: Final = len(b'{"jsonrpc":"2.0","id":,"method":"tools/call","params":{"name":""}}')
 _ARGUMENTS: Final = len(b',"arguments":')
 _META: Final = len(b',"_meta":')
+#: What is around a long text is short.
+_MOST_AROUND: Final = 4_096
 #: The message and its parameters are two levels of two bytes each; an envelope is not deeper than eight.
 _NESTING_AROUND: Final = 16
 #: Members that every call has: jsonrpc, id, method, params, name.
 _MEMBERS: Final = 5
+
+
+def _around_long_text(line: bytes) -> bytes:
+    """Return what is before and behind the text in the middle of a line; the line, if there is none for sure.
+
+    Few characters are looked at one by one.
+    """
+    middle = len(line) // 2
+    begin, end = line.rfind(b'"', 0, middle), line.find(b'"', middle)
+    if begin < 0 or end < 0 or begin + len(line) - end > _MOST_AROUND:
+        return line
+    before = line[: begin + 1]
+    # Without escaped characters each quote begins or ends a text. So this one begins it, the other ends it.
+    if before.count(b'"') % 2 == 0 or b"\\" in before or line[end - 1] == _BACKSLASH:
+        return line
+    return before + line[end:]
 
 
 def _colons_left(line: bytes, message: _Message) -> int:

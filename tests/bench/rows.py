@@ -13,7 +13,7 @@ import attrs
 from tests.bench import load
 from tests.bench.accounting import Spent
 from tests.bench.load import template
-from tests.bench.peers import ENTRY, ERAS, STREAM, Asked, Peer
+from tests.bench.peers import ENTRY, ERAS, FLOOR, STREAM, Asked, Peer
 from tests.support.servers import Server
 
 #: What one round of a cell found, by name of the figure; report.py knows the names.
@@ -226,15 +226,17 @@ def batches(bench: Bench) -> Iterator[Cell]:
 def large(bench: Bench) -> Iterator[Cell]:
     """Megabytes per second where each call adds one entry of 32 KiB."""
     size = 32 << 10
+    adders = [(f"stream_add of 32 KiB, {era}", peer) for era, peer in zip(ERAS, bench.eras, strict=True)]
+    adders += [(f"stream_add of 32 KiB, {FLOOR}", peer) for peer in bench.peers if peer.name == FLOOR]
     for depth in (1, 4, 16):
-        for era, peer in zip(ERAS, bench.eras, strict=True):
+        for row, peer in adders:
 
             def add(peer: Peer = peer, depth: int = depth) -> Sample:
                 arguments = {"stream": STREAM, "entries": [{"data": "x" * size}]}
                 asked = Asked(template("stream_add", arguments, meta=peer.meta), '"ids":["', 1)
                 return fresh(bench, lambda: _multiplied(bench.asked(peer, asked, depth=depth), size / 1e6))
 
-            yield Cell("large", f"stream_add of 32 KiB, {era}", str(depth), add)
+            yield Cell("large", row, str(depth), add)
 
         def plain(depth: int = depth) -> Sample:
             return fresh(bench, lambda: _multiplied(redis_benchmark(bench, 1, depth, size), size / 1e6))

@@ -6,11 +6,14 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from redstreamd.mcpio import plain_calls
 from redstreamd.mcpio.connection_state import Era
 from redstreamd.mcpio.jsonrpc import structure_error
 from redstreamd.mcpio.limits import Limits
+from redstreamd.strict_json import LONG
 from tests.support.mcp_client import ENVELOPE
 
 LIMITS = Limits()
@@ -72,3 +75,30 @@ def test_what_is_nested_too_deeply_is_for_the_kernel(opening: bytes) -> None:
         is_plain = plain_calls.decode(line, LIMITS) is not None
         assert is_plain == (structure_error(line, LIMITS) is None)
         assert is_plain == (depth + 3 <= LIMITS.max_nesting)
+
+
+@given(
+    st.lists(st.sampled_from(['"', '\\"', "\\\\", "\\n", "[", "{", ",", ":", "a", "]", "}"]), max_size=12),
+    st.sampled_from([0, 1, 50, 2_000, 20_000]),
+    st.sampled_from([0, 1, 50, 2_000, 20_000]),
+    st.sampled_from(["escaped", "raw", "values"]),
+    st.integers(0, 2),
+)
+def test_the_bounds_of_a_line_with_a_long_text_are_exact(
+    parts: list[str], before: int, behind: int, kind: str, nested: int
+) -> None:
+    long = "x" * LONG
+    texts = {"escaped": json.dumps("".join(parts) + long), "raw": f'"{long}{"".join(parts)}"'}
+    # Between two quotes that are far from each other need not be a text.
+    text = texts.get(kind) or f'"",{"[]," * LONG}""'
+    depth = nested * LIMITS.max_nesting // 2
+    values = f"[{'[' * depth}{'0,' * before}0{']' * depth},{text},{'[],' * behind}{{}}]"
+    line = line_of(arguments={}).replace(b'"arguments":{}', b'"arguments":{"a":' + values.encode() + b"}")
+    is_within = structure_error(line, LIMITS) is None
+    try:
+        json.loads(line)
+    except ValueError:
+        # The decoder decides; but not before the bound.
+        assert is_within or plain_calls.decode(line, LIMITS) is None
+    else:
+        assert (plain_calls.decode(line, LIMITS) is not None) == is_within
