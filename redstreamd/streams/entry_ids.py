@@ -69,6 +69,12 @@ def _iso_second(seconds: int) -> str:
     return (_EPOCH + dt.timedelta(seconds=seconds)).isoformat().removesuffix("+00:00")
 
 
+def forget_times() -> None:
+    """Forget the texts of times that were made of late. They are made again."""
+    _time_in.cache_clear()
+    _iso_second.cache_clear()
+
+
 def iso_time(milliseconds: int) -> str:
     """Return a Unix time in milliseconds as ISO 8601 in UTC."""
     seconds, rest = divmod(milliseconds, 1_000)

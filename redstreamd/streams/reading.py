@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any, Literal
 
 import msgspec
@@ -238,17 +238,19 @@ class Reader:
             if is_wait:
                 # Many may wait with filters for one change, each at the expense of its own client.
                 await next_turn()
-            for entry in batch.entries if wanted.may_match_any(batch) else ():
-                if wanted.matches(entry):
-                    found.append(entry)
-                    if len(found) == count:
-                        return Page(found, entry.id, batch.has_more or entry is not batch.entries[-1])
+            matching = filter(wanted.matches, batch.entries if wanted.may_match_any(batch) else ())
+            found += islice(matching, count - len(found))
+            if len(found) == count:
+                last_id = found[-1].id
+                return Page(found, last_id, batch.has_more or last_id != batch.entries[-1].id)
             at = _last(batch.entries, at)
             if not batch.has_more:
                 return Page(found, at, has_more=False)
             scanned += len(batch.entries)
             replies += 1
             first = f"({at}"
+            # Thousands may wait for their next turn.
+            del batch, matching
         return Page(found, at, has_more=True)
 
     async def wait(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
-from redstreamd.streams.entry_pages import Pages
+from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.reading import Page
 from tests.support.buses import KEY, asleep
@@ -391,3 +393,23 @@ async def test_names_that_no_call_takes_are_not_listed(bus: Bus, server: Server)
     names: list[str | bytes] = ["", "control\n", "l" * 101, b"\xffbytes", "good", "l" * 100]
     server.commands(*[["XADD", name, "*", "f", "v"] for name in names])
     assert list(await bus.lister.names("*")) == ["good", "l" * 100]
+
+
+async def test_reads_with_filters_hold_nothing_they_have_looked_at_while_they_wait(bus: Bus) -> None:
+    await fill(bus, "s", 900)
+    held: list[int] = []
+
+    async def look() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            held.append(sum(type(each) is Batch for each in gc.get_objects()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        async with trio.open_nursery() as readers:
+            for _ in range(40):
+                readers.start_soon(partial(bus.reader.read, "s", filter={"n": -1}))
+        nursery.cancel_scope.cancel()
+    # Two are scanning at a time.
+    assert held
+    assert max(held) <= 8
