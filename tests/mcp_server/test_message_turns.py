@@ -84,7 +84,7 @@ async def test_an_entry_of_several_mib_in_one_text_is_added_in_short_steps(bus: 
     async with running_way(surface_over(bus), direct=True, revision="2025-06-18") as way:
         await way.talk(_add('[{"x":[1]}]'))
         # In one step, and with each character of what is not ASCII looked at one by one, 400 units.
-        most = 40 * unit_seconds()
+        most = 120 * unit_seconds()
         with longest_step(but=("test_an_entry",)) as step:
             answers = await way.talk(_add('[{"x":"' + _TEXTS[kind] + '"}]'))
     assert not json.loads(answers[0])["result"]["isError"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
+import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
@@ -49,9 +49,7 @@ class Requesting(Working):
         """Answer the first entry of a lease, which need not be a request."""
         name, group = lease.stream, lease.group
         entry_id = min(lease.attempts, key=order)
-        own, already, _ = self.world.fates(
-            msgspec.structs.replace(lease, attempts={entry_id: lease.attempts[entry_id]})
-        )
+        own, already, _ = self.world.fates(attrs.evolve(lease, attempts={entry_id: lease.attempts[entry_id]}))
         code = self.world.missing(name, group)
         stream = self.world.streams.get(name)
         members = None if stream is None else stream.entries.get(entry_id)

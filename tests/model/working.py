@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
+import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import MultipleResults, multiple, rule
 
@@ -226,7 +226,7 @@ class Working(Calling):
     def settle_one(self, lease: Lease, action: str, chosen: set[str] | None = None) -> None:
         """End or renew a lease as a whole, or for the chosen entries."""
         if chosen is not None:
-            lease = msgspec.structs.replace(lease, attempts={one: lease.attempts[one] for one in chosen})
+            lease = attrs.evolve(lease, attempts={one: lease.attempts[one] for one in chosen})
         name, group = lease.stream, lease.group
         own, already, lost = self.world.fates(lease)
         code = self.world.missing(name, group)
@@ -258,7 +258,7 @@ class Working(Calling):
             if tool == "work_done" or one in dead:
                 pending.pop(one, None)
             else:
-                pending[one] = msgspec.structs.replace(
+                pending[one] = attrs.evolve(
                     pending[one], due=action == "release", held=tool == "work_extend", leased=True
                 )
             if action == "done and delete":

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import attrs
 import hiredis
+import msgspec
 import pytest
 import trio
 
@@ -156,7 +156,7 @@ async def test_the_users_of_servers_and_of_sentinels_are_enough_for_a_failover()
         sentinel.command("ACL", "SETUSER", "fenced", "reset", "on", ">secret")
         assert sentinel.command(*line.removeprefix("#").split()) == b"OK"
         watching = Target(username="fenced", password="secret")
-        deployment = attrs.evolve(sentinels.deployment(username="fenced"), sentinel=watching)
+        deployment = msgspec.structs.replace(sentinels.deployment(username="fenced"), sentinel=watching)
         await _use(deployment, chosen, ["a:b:c"], sentinels.failover)
 
 

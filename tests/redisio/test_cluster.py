@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import attrs
+import msgspec
 import pytest
 import trio
 
@@ -271,7 +271,8 @@ async def test_other_settings_are_used_while_calls_go_on(cluster: Cluster) -> No
                 # Named by one that is no primary: the others are learned from it.
                 seed = cluster.replica_of(cluster.node_of(keys[0]))
                 topology.retarget(
-                    attrs.evolve(deployment, nodes=(("127.0.0.1", seed.port),)), command_timeout=5.0
+                    msgspec.structs.replace(deployment, nodes=(("127.0.0.1", seed.port),)),
+                    command_timeout=5.0,
                 )
                 before = added
                 await until(lambda before=before: added > before + 10)
@@ -283,7 +284,9 @@ async def test_other_settings_are_used_while_calls_go_on(cluster: Cluster) -> No
 async def test_nodes_of_a_former_cluster_are_not_logged_in_to_as_those_of_another(cluster: Cluster) -> None:
     topology = topology_of(cluster, client_name="former")
     async with running_topology(topology):
-        other = attrs.evolve(cluster.deployment(client_name="other"), nodes=(("127.0.0.1", free_port()),))
+        other = msgspec.structs.replace(
+            cluster.deployment(client_name="other"), nodes=(("127.0.0.1", free_port()),)
+        )
         topology.retarget(other, command_timeout=5.0)
         assert not topology.nodes()
         await until(topology.problems)
@@ -381,7 +384,7 @@ async def test_nodes_behind_a_mapping_of_ports_are_used_where_they_answer() -> N
         plain = cluster.deployment()
         places = {("127.0.0.1", announced[node.port]): ("127.0.0.1", node.port) for node in cluster.nodes}
         # All are named, or one, with the others' addresses.
-        for deployment in (plain, attrs.evolve(plain, nodes=plain.nodes[:1], addresses=places)):
+        for deployment in (plain, msgspec.structs.replace(plain, nodes=plain.nodes[:1], addresses=places)):
             async with running_topology(Topology(deployment)) as redis:
                 for key in keys:
                     await redis.xadd(key, [(b"n", b"1")])
@@ -421,7 +424,7 @@ async def test_a_name_that_can_be_none_costs_nothing_but_the_node_that_announces
         async with running_topology(Topology(plain)) as redis:
             for key in keys:
                 await redis.xadd(key, [(b"n", b"1")])
-        topology = Topology(attrs.evolve(plain, nodes=plain.nodes[:1]), connect_grace=0.1)
+        topology = Topology(msgspec.structs.replace(plain, nodes=plain.nodes[:1]), connect_grace=0.1)
         async with trio.open_nursery() as nursery:
             await nursery.start(topology.run)
             redis = Redis(topology)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 import trio
 
@@ -279,7 +280,7 @@ async def test_what_keeps_sentinels_from_naming_a_primary_is_told_with_a_remedy(
 
 async def test_a_server_in_the_place_of_a_sentinel_and_nobody_there_are_told(servers: list[Server]) -> None:
     nodes = (("127.0.0.1", servers[0].port), ("127.0.0.1", free_port()))
-    deployment = attrs.evolve(deployment_of([]), nodes=nodes)
+    deployment = msgspec.structs.replace(deployment_of([]), nodes=nodes)
     async with running(deployment) as run:
         with pytest.raises(RedisUnavailable) as refused:
             await run.redis.execute("GET", "a", key="a")
@@ -378,7 +379,7 @@ async def test_a_login_that_came_with_other_sentinels_is_not_sent_to_the_former_
             async with running(deployment_of(sentinels[:1])) as run:
                 assert await run.used() == old.port
                 old.command("ACL", "LOG", "RESET")
-                deployment = attrs.evolve(
+                deployment = msgspec.structs.replace(
                     deployment_of(sentinels[1:]), target=Target(username="newcomer", password="secret")
                 )
                 run.topology.retarget(deployment, command_timeout=PATIENCE["command_timeout"])
@@ -404,7 +405,7 @@ async def test_other_sentinels_that_name_the_same_primary_bring_the_login_there(
                 one.names(server, epoch=9)
             async with running(deployment_of(sentinels[:1])) as run:
                 assert await run.used() == server.port
-                deployment = attrs.evolve(
+                deployment = msgspec.structs.replace(
                     deployment_of(sentinels), target=Target(username="newcomer", password="secret")
                 )
                 run.topology.retarget(deployment, command_timeout=PATIENCE["command_timeout"])

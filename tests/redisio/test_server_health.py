@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+import msgspec
 import pytest
 
 from redstreamd.redisio import Role, connect_errors
@@ -72,7 +72,7 @@ def test_an_outage_of_all_connections_is_one_reason_and_one_end(played: Played) 
     played.lose(*Role)
     assert played.heard() == []
     played.fail(*Role)
-    assert played.heard() == [Degraded("r:1", attrs.evolve(REFUSED, roles=tuple(Role)))]
+    assert played.heard() == [Degraded("r:1", msgspec.structs.replace(REFUSED, roles=tuple(Role)))]
     played.connect(*list(Role)[:-1], attempts=3, down_seconds=5.0)
     assert played.heard() == []
     played.connect(list(Role)[-1], attempts=4, down_seconds=6.0)
@@ -91,7 +91,7 @@ def test_each_reason_of_an_outage_is_told_once_whichever_connection_finds_it(pla
     assert len(played.heard()) == 1
     played.lose(*Role)
     played.fail(*Role)
-    assert played.heard() == [Degraded("r:1", attrs.evolve(REFUSED, roles=tuple(Role)))]
+    assert played.heard() == [Degraded("r:1", msgspec.structs.replace(REFUSED, roles=tuple(Role)))]
 
 
 def test_what_is_replaced_at_once_is_one_line_that_says_how_it_ended(played: Played) -> None:

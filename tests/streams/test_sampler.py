@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import cast
 
-import attrs
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -91,7 +91,7 @@ QUICK = Bounds(sample_seconds=0.01, sample_pause_share=0)
 async def sampling(server: Server, **limits: float) -> AsyncIterator[Sampler]:
     """Run a sampler on `server` for the block, which samples in time however long a sample took."""
     topology = Standalone.of(Target(path=server.path))
-    sampler = Sampler(Redis(topology), attrs.evolve(QUICK, **limits))
+    sampler = Sampler(Redis(topology), msgspec.structs.replace(QUICK, **limits))
     async with trio.open_nursery() as nursery:
         await nursery.start(topology.run)
         await nursery.start(sampler.run)
