@@ -55,7 +55,8 @@ class Limits(msgspec.Struct):
     def __post_init__(self) -> None:
         """Raise ValueError for a bound that is not positive."""
         for name in self.__struct_fields__:
-            if getattr(self, name) <= 0:
+            # Nor is what is no number.
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive")
 
     def become(self, others: Limits) -> None:

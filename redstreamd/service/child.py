@@ -43,7 +43,8 @@ class Child(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Raise ValueError for a timeout that is not positive."""
-        if min(self.start_timeout_seconds, self.stop_timeout_seconds) <= 0.0:
+        # Nor is what is no number.
+        if not (self.start_timeout_seconds > 0.0 and self.stop_timeout_seconds > 0.0):
             raise ValueError("the timeouts of a child must be positive")
 
 
