@@ -43,9 +43,6 @@ FINAL_WRITE_SECONDS: Final = 0.25
 FIRST_REQUEST_SECONDS: Final = 1.0
 # The most that is read at once; by default a Unix socket buffers about three times as much.
 READ_BYTES: Final = 65536
-# The same after as much was there, while nobody else has work: all that a Unix socket buffers by default.
-# Less than what is mapped by itself (`freed_memory`), since each page of that would be a fault.
-_MORE_BYTES: Final = 245_760
 # What a message is taken to cost before it is read, and each byte of a long one.
 _MESSAGE_SECONDS: Final = 0.0001
 _BYTE_SECONDS: Final = 1e-7
@@ -410,15 +407,11 @@ class ClientConnection:
                 # Last, because the daemon's own start does not count.
                 self._end(Ending.EOF, EOF_GRACE_SECONDS)
                 return
-            most = READ_BYTES
-            if size >= READ_BYTES:
-                if turn.is_shared:
-                    # Many clients may send long messages at the same time, which are copied as they come.
-                    await turn.turn(account, _READ_SECONDS)
-                else:
-                    most = _MORE_BYTES
+            if size == READ_BYTES and turn.is_shared:
+                # Many clients may send long messages at the same time, which are copied as they come.
+                await turn.turn(account, _READ_SECONDS)
             try:
-                data = await receive(most)
+                data = await receive(READ_BYTES)
             except trio.BrokenResourceError:
                 self._end(Ending.BROKEN)
                 return

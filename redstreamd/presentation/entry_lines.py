@@ -110,6 +110,9 @@ def _texts(columns: list[list[Any]], as_json: Sequence[int], most: int) -> list[
     """
     flat, count = list(chain.from_iterable(columns)), len(columns[0])
     is_text = type(flat[0]) is str
+    if sum(map(len, flat)) > 4 * most:
+        # Not even copied: a value may have 100 MiB.
+        return None
     # One text is decoded and looked at as fast as a single word.
     joined: Any = ('"' if is_text else b'"').join(flat)
     if len(joined) > most + len(flat):

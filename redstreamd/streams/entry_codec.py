@@ -302,7 +302,7 @@ class _Meanings(dict[tuple[Any, ...], ValueT]):
 
     def __missing__(self, words: tuple[Any, ...]) -> ValueT:
         meaning = self._find(words)
-        if sum(map(len, words)) <= _MAX_REMEMBERED:
+        if len(words) + sum(map(len, words)) <= _MAX_REMEMBERED:
             if len(self) >= _MAX_MEANINGS:
                 self.clear()
             self[words] = meaning
