@@ -4,9 +4,10 @@ Owns a socket from connecting to closing, and the tasks that read and watch it. 
 reconnect, retry or know what a command means.
 
 Behaviour:
-- Every caller's command goes into one pipeline. All that is queued is sent at the end of the scheduler's
-  pass (see ``stream_io``); a reader task hands each reply to the oldest request that has none. So any
-  number of callers share one socket, and one packet carries many commands.
+- Every caller's command goes into one pipeline. What is queued is sent at the end of the scheduler's pass
+  (see ``stream_io``), or once it is much and the server has nothing to do; a reader task hands each reply to
+  the oldest request that has none. So any number of callers share one socket, and one packet carries many
+  commands.
 - A request counts as sent from the moment its bytes are handed to the socket. If the connection
   ends, requests not sent fail with `NotSent`, the others with `ReplyLost`.
 - A caller that is cancelled before its request was sent takes it back. Later its request keeps

@@ -60,6 +60,13 @@ SHARED_WINDOW_SECONDS: Final = 0.0015
 #: The same while somebody got little, who is to wait for little.
 LIGHT_WINDOW_SECONDS: Final = 0.001
 
+#: A server that has nothing to do gets what is queued once it is so much work, before the pass ends: so it
+#: works on the first commands while the others are put together. With less, replies come back in more and
+#: smaller parts, each of which costs a pass.
+EARLY_SECONDS: Final = 0.0002
+#: But not if it is so many bytes: writing them keeps us from our work for longer than is gained.
+MAX_EARLY_BYTES: Final = 32 * 1024
+
 #: So many requests are in flight whatever the tasks behind them take: with a server that is far away, few in
 #: flight are few replies in a second.
 STEPS_COUNT_BEYOND: Final = 16
@@ -342,6 +349,8 @@ class Pipeline:
             self._on_queued()
         outbox[request] = packed
         self._outbox_bytes += size
+        if self._work >= EARLY_SECONDS and not self._in_flight and self._outbox_bytes <= MAX_EARLY_BYTES:
+            self.send_now()
         return request
 
     def _let_one_follow(self) -> None:

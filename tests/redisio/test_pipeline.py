@@ -9,6 +9,9 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.admission.accounts import Accounts, Peer
+from redstreamd.admission.turns import turns
+from redstreamd.policy import Principal
 from redstreamd.redisio import pipeline
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.redis_errors import NotSent, QueueFull, ReplyLost
@@ -200,3 +203,36 @@ async def test_one_request_of_a_pass_can_be_sent_before_the_pass_ends(redis: Ser
             later.send_now()
             assert not later.sent
             assert [await each.reply() for each in (now, behind, later)] == [b"now", b"behind", b"later"]
+
+
+@pytest.mark.parametrize("payload", ["x", "x" * pipeline.MAX_EARLY_BYTES])
+async def test_a_server_with_nothing_to_do_gets_the_first_of_many_commands_early(
+    redis: Server, payload: str
+) -> None:
+    connection = Connection(Target(path=redis.path), role="test")
+    account = Accounts().open(Principal("me", "unix"), Peer(1000, 1), "1")
+    async with running_connection(connection):
+        # Enough for two such parts.
+        count = int(2.5 * pipeline.EARLY_SECONDS / pipeline.COMMAND_SECONDS)
+        for asked_before in (False, True):
+            # Nothing else is under way, and a pass begins.
+            await connection.execute("PING")
+            await trio.lowlevel.checkpoint()
+            before = [connection.submit("PING")] if asked_before else []
+            for request in before:
+                request.send_now()
+            turns().work_for(account)
+            requests = [connection.submit("ECHO", f"{number} {payload}") for number in range(count)]
+            turns().work_for(None)
+            sent = [request.sent for request in requests]
+            early = sent.index(False)
+            if asked_before or len(payload) > 1:
+                assert early == 0
+            else:
+                assert 0.3 < early / count <= 0.5
+            # What is behind the first part waits for the end of the pass: it is one more write, not many.
+            assert sent == [True] * early + [False] * (count - early)
+            replies = [await request.reply() for request in requests]
+            assert replies == [f"{number} {payload}".encode() for number in range(count)]
+            for request in before:
+                await request.reply()
