@@ -81,6 +81,7 @@ class Daemons:
         ):
             yield Cell("collector", row, "", lambda measure=measure: self.pauses(measure))
         yield Cell("polite", "alone", "", lambda: self.polite(0))
+        yield Cell("polite", "beside 50 greedy connections", "", lambda: self.polite(1, 50))
         yield Cell("polite", "beside 50 greedy clients", "", lambda: self.polite(50))
 
     def costs(self) -> Iterator[Cell]:
@@ -206,8 +207,15 @@ class Daemons:
     def _wakes(self, daemon: Daemon, streams: int, entries: int) -> None:
         Waits(self.server, daemon, self.crowd).waiters(self.crowd, streams, entries)
 
-    def polite(self, greedy: int) -> Sample:
-        """A client that calls each 10 ms, alone or beside some with 64 calls of 100 entries in flight."""
+    def polite(self, greedy: int, each: int = 1) -> Sample:
+        """A client that calls each 10 ms, alone or beside greedy ones.
+
+        These keep 64 calls of 100 entries in flight on each connection.
+
+        Args:
+            greedy: How many greedy clients there are.
+            each: How many connections each of them has.
+        """
         self.server.flush()
         with (
             running_daemon(self.server, preload=False, **self.variables) as daemon,
@@ -216,7 +224,7 @@ class Daemons:
             one = stack.enter_context(connections(daemon.path, 1))
             beside = None
             if greedy:
-                many = stack.enter_context(connections(daemon.path, greedy))
+                many = stack.enter_context(connections(daemon.path, greedy, each=each))
                 options = {"depth": 64, "seconds": 1_000.0, "tolerant": True}
                 beside = stack.enter_context(load.started(many, [hundred()], **options))
                 time.sleep(2 * self.seconds)

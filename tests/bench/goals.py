@@ -84,7 +84,7 @@ def _waking(what: str, target: float | None, row: str, figure: str) -> Goal:
 
 
 def _polite(quantile: str, target: float, figure: str) -> Goal:
-    what = f"a polite client beside 50 greedy ones, {quantile}"
+    what = f"a polite client beside a greedy one with 50 connections, {quantile}"
     beside = ("polite", "alone", "", figure)
     return Goal(what, target, _alone("polite", _GREEDY, figure), beside, "alone", unit="ms", lower=True)
 
@@ -96,7 +96,7 @@ _ONE_STREAM = "1,000 waiters on one stream"
 _MANY_STREAMS = "1,000 waiters on 100 streams"
 _SUBSCRIBERS = "resource updates, 1,000 subscribers"
 _EIGHT_DEMANDS = "8 clients with 8 to 2,560 in flight"
-_GREEDY = "beside 50 greedy clients"
+_GREEDY = "beside 50 greedy connections"
 
 GOALS = (
     _adding("64", 2.0, ORIGINAL, "stream_add, 64 in flight"),
@@ -222,7 +222,7 @@ GOALS = (
     _polite("p50", 5, "p50_ms"),
     _polite("p99", 25, "p99_ms"),
     Goal(
-        "the daemon's memory beside 50 greedy clients",
+        "the daemon's memory beside 50 greedy connections",
         512,
         _alone("polite", _GREEDY, "mib"),
         unit="MiB",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 
@@ -72,21 +73,27 @@ class Asked:
     per_call: int
 
 
+class Links(Protocol):
+    """Opens connections of so many clients, so many each, that are ready for calls."""
+
+    def __call__(self, clients: int, each: int = 1) -> contextlib.AbstractContextManager[Sequence[Link]]: ...
+
+
 @attrs.frozen
 class Peer:
     """A server, or several processes of one.
 
     Attributes:
         name: Its name in tables.
-        links: Opens so many connections that are ready for calls.
-        pids: The processes behind so many connections.
+        links: Opens connections.
+        pids: The servers of so many clients.
         add: Adds one entry.
         read: Reads 100 of them.
         meta: What each request carries as `_meta`.
     """
 
     name: str
-    links: Callable[[int], contextlib.AbstractContextManager[Sequence[Link]]]
+    links: Links
     pids: Callable[[int], Sequence[int]]
     add: Asked
     read: Asked | None = None
@@ -94,16 +101,35 @@ class Peer:
 
 
 @contextlib.contextmanager
-def connections(path: str, count: int, *, modern: bool = False) -> Iterator[Sequence[Link]]:
-    """Connect to a Unix socket so many times, with a handshake unless `modern`."""
+def connected(path: str, clients: int, each: int = 1) -> Iterator[Sequence[socket.socket]]:
+    """Connect to a Unix socket as so many clients, a process each, so many times each."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program = Path(__file__).with_name("clients.py")
     with contextlib.ExitStack() as stack:
-        links = []
-        for _ in range(count):
-            connection = stack.enter_context(socket.socket(socket.AF_UNIX))
-            connection.connect(path)
-            links.append((connection.fileno(), connection.fileno()))
-            if not modern:
-                handshake(links[-1])
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", program, path, str(clients), str(each)], stdin=theirs
+            )
+        stack.callback(process.wait)
+        # They end when this is closed.
+        stack.enter_context(ours)
+        found = []
+        for _ in range(clients * each):
+            message, descriptors, _, _ = socket.recv_fds(ours, 1 << 10, 1)
+            if not descriptors:
+                raise ConnectionError(message.decode() or "a client ended")
+            found.append(stack.enter_context(socket.socket(fileno=descriptors[0])))
+        yield found
+
+
+@contextlib.contextmanager
+def connections(path: str, clients: int, *, each: int = 1, modern: bool = False) -> Iterator[Sequence[Link]]:
+    """Connect as `connected` does, with a handshake unless `modern`."""
+    with connected(path, clients, each) as found:
+        links = [(connection.fileno(), connection.fileno()) for connection in found]
+        if not modern:
+            for link in links:
+                handshake(link)
         yield links
 
 
@@ -112,7 +138,7 @@ def redstreamd(path: str, pid: int, *, modern: bool) -> Peer:
     meta = MODERN if modern else None
     return Peer(
         f"redstreamd, {ERAS[modern]}",
-        lambda count: connections(path, count, modern=modern),
+        lambda clients, each=1: connections(path, clients, each=each, modern=modern),
         lambda count: [pid],
         Asked(template("stream_add", {"stream": STREAM, "entries": [ENTRY]}, meta=meta), '"ids":["', 1),
         Asked(template("stream_read", {"stream": STREAM, "count": 100}, meta=meta), '"fields":', 100),
@@ -162,7 +188,7 @@ def stdio(name: str, running: Sequence[subprocess.Popen[bytes]], add: Asked, rea
     """A server that has a process for each client."""
     return Peer(
         name,
-        lambda count: contextlib.nullcontext([link_of(process) for process in running[:count]]),
+        lambda clients, each=1: contextlib.nullcontext([link_of(process) for process in running[:clients]]),
         lambda count: [process.pid for process in running[:count]],
         add,
         read,
@@ -221,7 +247,7 @@ def echo(server: Server) -> Iterator[Peer]:
         asked = Asked(template("stream_add", {"stream": STREAM, "entries": [ENTRY]}), '"method"', 1)
         yield Peer(
             "an echo server (the generator's ceiling)",
-            lambda count: connections(path, count, modern=True),
+            lambda clients, each=1: connections(path, clients, each=each, modern=True),
             lambda count: [process.pid],
             asked,
         )

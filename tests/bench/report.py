@@ -162,8 +162,10 @@ part of it."""
 _POLITE = """\
 ### A polite client
 
-A client that makes a call each 10 ms, alone and beside 50 clients that each keep 64 calls of 100 entries in
-flight. Calls that were in flight at the end of the window are awaited and counted."""
+A client that makes a call each 10 ms: alone; beside a greedy client, whose 50 connections each keep 64 calls
+of 100 entries in flight; and beside 50 such clients with a connection each. A client is a process. Beside 50
+greedy ones the polite one may have a fifty-first of the daemon, as each of them. Calls that were in flight at
+the end of the window are awaited and counted."""
 
 _SHARING = """\
 ### Sharing

@@ -59,16 +59,28 @@ class Bench:
         templates: Sequence[bytes],
         *,
         clients: int = 1,
+        each: int = 1,
         depth: int = 1,
         pattern: str = "",
         per_call: int | None = None,
         unit: str = "calls",
     ) -> Sample:
-        """Measure a peer once; `unit` is what is counted: calls, cycles (of all templates) or tally."""
+        """Measure a peer once.
+
+        Args:
+            peer: What is measured.
+            templates: The requests that each chain sends in turn.
+            clients: How many there are.
+            each: Connections of each.
+            depth: Calls in flight on a connection.
+            pattern: What to count in the answers.
+            per_call: How often it must be in each; None for any number.
+            unit: What is counted: calls, cycles (of all templates) or tally.
+        """
         assert self.server.process is not None
         redis = self.server.process.pid
         pids = [*peer.pids(clients), redis]
-        with peer.links(clients) as links:
+        with peer.links(clients, each) as links:
             spent = Spent.by(*pids)
             children = _children_seconds()
             result = load.run(

@@ -104,11 +104,11 @@ def groups(bench: Bench) -> Iterator[Cell]:
 
 
 def connections(bench: Bench) -> Iterator[Cell]:
-    """Adding an entry at a time over each of many connections."""
+    """Adding an entry at a time over each of many connections of one client."""
     for count in _COUNTS:
 
         def add(count: int = count) -> Sample:
-            return fresh(bench, lambda: bench.asked(bench.daemon, bench.daemon.add, clients=count))
+            return fresh(bench, lambda: bench.asked(bench.daemon, bench.daemon.add, each=count))
 
         yield Cell("connections", "stream_add", f"{count:,}", add)
 

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,6 +159,26 @@ def test_large_requests_pass_a_socket_that_fills() -> None:
         result = load.run(links, [large], depth=4, seconds=0.1, warm_up=0)
     assert result.timed == len(arrived) > 0
     assert all(len(line) > 1_000_000 for line in arrived)
+
+
+def test_each_client_is_a_process_of_its_own_however_many_connections_it_has(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        with peers.connected(path, clients=2, each=3) as ours, contextlib.ExitStack() as stack:
+            theirs = [stack.enter_context(listener.accept()[0]) for _ in ours]
+            pids = [
+                struct.unpack("3i", each.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+                for each in theirs
+            ]
+            for each in theirs:
+                each.sendall(b"to you")
+            assert [each.recv(10) for each in ours] == [b"to you"] * 6
+    assert sorted(map(pids.count, set(pids))) == [3, 3]
+    assert os.getpid() not in pids
+    with pytest.raises(ConnectionError, match="refused"), peers.connected(path, clients=1):
+        pass
 
 
 def test_cpu_time_is_the_kernels() -> None:
