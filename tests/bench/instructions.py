@@ -6,9 +6,9 @@ Other programs of the machine do not change them, so two checkouts can be compar
 Waves of calls are sent on one connection; the least of some waves counts. The turns of the event loop are
 made longer, since callgrind is some fifty times slower than the processor: else a wave would be cut into more
 turns than it is. So are the time from one collection of garbage to the next, and that for which takes of new
-entries look for nothing else. What runs besides calls
-(heartbeats, pings) is a part of it, less than one percent. The floor, which shows what pure Python needs at
-least, is counted likewise where it serves the call.
+entries look for nothing else. They begin once the daemon imports
+nothing more. What runs besides calls (heartbeats, pings) is a part of it, less than one percent. The floor,
+which shows what pure Python needs at least, is counted likewise where it serves the call.
 """
 
 from __future__ import annotations
@@ -68,11 +68,13 @@ class Wave:
         calls: Tool and arguments of each; or what makes them of the answers to those before.
         is_of_floor: Whether the floor serves it, too.
         before: Calls that precede each wave, and are not counted.
+        times: How often it is sent in a row; what runs besides calls is a small part then.
     """
 
     calls: Sequence[Call] | Callable[[list[bytes]], Sequence[Call]]
     is_of_floor: bool = False
     before: Sequence[Sequence[Call]] = ()
+    times: int = 1
 
 
 _ONE = ("stream_add", {"stream": STREAM, "entries": [ENTRY]})
@@ -99,7 +101,7 @@ def _before_takes(count: int) -> list[list[Call]]:
 
 WAVES: Final = {
     "add of 1, 64 in flight": Wave([_ONE] * 64, is_of_floor=True),
-    "add of 1, 1 in flight": Wave([_ONE], is_of_floor=True),
+    "add of 1, 1 in flight": Wave([_ONE], is_of_floor=True, times=32),
     "add of 100, 16 in flight": Wave(
         [("stream_add", {"stream": STREAM, "entries": [ENTRY] * 100})] * 16, is_of_floor=True
     ),
@@ -147,12 +149,6 @@ class _Client:
             lines.append(made.replace(b"@ID@", str(self._last).encode()))
         return self._exchange(lines)
 
-    def list_tools(self) -> None:
-        """Ask for what only the SDK's kernel answers, once that is imported."""
-        self._last += 1
-        params = {} if self._meta is None else {"_meta": self._meta}
-        self._exchange([line("tools/list", params, self._last)])
-
     def close(self) -> None:
         self._socket.close()
 
@@ -171,20 +167,27 @@ class _Client:
         return answers
 
 
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as tried:
+        return tried.connect_ex(str(path)) == 0
+
+
 def _control(*arguments: str) -> None:
     subprocess.run(["callgrind_control", *arguments], check=True, capture_output=True)
 
 
 @contextlib.contextmanager
-def _counted(command: Sequence[str], folder: Path, path: Path, **options: Any) -> Iterator[int]:
-    """Run a server below callgrind until the end of the block; yield its process id once it listens."""
+def _counted(
+    command: Sequence[str], folder: Path, is_ready: Callable[[], bool], **options: Any
+) -> Iterator[int]:
+    """Run a server below callgrind until the end of the block; yield its process id once it is ready."""
     valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--fair-sched=yes"]
     output = f"--callgrind-out-file={folder}/callgrind"
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*valgrind, output, *command], stdout=log, stderr=log, **options)
     try:
         limit = time.monotonic() + _START_SECONDS
-        while not path.exists():
+        while not is_ready():
             if process.poll() is not None or time.monotonic() > limit:
                 raise RuntimeError((folder / "log").read_text())
             time.sleep(0.1)
@@ -215,8 +218,9 @@ def _measure(
         for _ in range(_WAVES):
             calls = client.prepare(wave)
             _control("-z", str(pid))
-            client.send(calls)
-            counts.append(_instructions(pid, folder) / len(calls))
+            for _ in range(wave.times):
+                client.send(calls)
+            counts.append(_instructions(pid, folder) / (len(calls) * wave.times))
         _control("-i", "off", str(pid))
         yield name, min(counts)
     client.close()
@@ -232,12 +236,13 @@ def _of_daemon(
         settings = ["--listen", f"unix:{path}", *times]
         command = [sys.executable, "-c", _DAEMON, str(_SLOWER), "serve", *settings]
         variables = redis.variables() | {"PYTHONPATH": str(tree)}
-        with _counted(command, folder, path, env=clean_environment(place, **variables), cwd=tree) as pid:
-            # Until what is imported after it listens is there.
-            client = _Client(path, is_modern=is_modern)
-            client.send([_ONE])
-            client.list_tools()
-            client.close()
+        environment = clean_environment(place, **variables)
+
+        def is_ready() -> bool:
+            # Said once nothing is imported any more; a thread does that beside the first calls.
+            return b"Ctrl-C" in (folder / "log").read_bytes()
+
+        with _counted(command, folder, is_ready, env=environment, cwd=tree) as pid:
             yield from _measure(pid, folder, path, names, is_modern=is_modern)
 
 
@@ -247,7 +252,7 @@ def _of_floor(redis: Server, names: Sequence[str]) -> Iterator[tuple[str, float]
         path = folder / "floor.sock"
         command = [sys.executable, str(floor.__file__), str(path), str(redis.path)]
         mine = [name for name in names if WAVES[name].is_of_floor]
-        with _counted(command, folder, path) as pid:
+        with _counted(command, folder, lambda: _listens(path)) as pid:
             yield from _measure(pid, folder, path, mine, is_modern=False)
 
 
