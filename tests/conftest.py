@@ -24,6 +24,7 @@ from tests.support.mcp_client import EraName, connected
 from tests.support.node import inspector
 from tests.support.servers import Server, start_redis, start_redis8, start_redis62, start_valkey
 from tests.support.shared_imports import import_shares
+from tests.support.turns_clock import turns_clock
 
 # A shell that starts the tests in the background has them ignore these, and every program that the
 # tests start would inherit that; but what they do on these signals is tested.
@@ -43,7 +44,7 @@ settings.register_profile("usual", settings.get_profile("soak"), max_examples=40
 settings.register_profile("fast", settings.get_profile("soak"), max_examples=10)
 settings.load_profile("usual")
 
-__all__ = ["inspector", "pytest_pyfunc_call"]  # a fixture and a hook, which pytest finds here
+__all__ = ["inspector", "pytest_pyfunc_call", "turns_clock"]  # fixtures and a hook, which pytest finds here
 
 #: A property of this name, which a test records, is printed at the end of the run, whichever process ran it.
 FIGURE = "figure"

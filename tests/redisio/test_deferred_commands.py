@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from redstreamd.admission.accounts import Account, Accounts, Peer
 from redstreamd.admission.turns import Turns
 from redstreamd.policy import Principal
 from redstreamd.redisio import connect_errors
 from redstreamd.redisio.pipeline import BYTE_SECONDS, WINDOW_SECONDS, Pipeline, Request
 from redstreamd.redisio.redis_errors import NotSent, ReplyLost
+
+# No time passes but what commands are taken to take: else a client would be charged for what other programs
+# have of the processor, and come later.
+pytestmark = pytest.mark.usefixtures("turns_clock")
 
 #: A command that is a quarter of what may be in flight.
 LARGE = b"x" * int(WINDOW_SECONDS / 4 / BYTE_SECONDS)
