@@ -13,6 +13,7 @@ import trio.testing
 from redstreamd.admission.accounts import Account, Accounts, Peer
 from redstreamd.admission.turns import ACCOUNT, MAX_QUEUED, next_turn, turns
 from redstreamd.policy import Principal
+from tests.support.turns_clock import TurnsClock
 
 pytestmark = pytest.mark.limit(20)
 
@@ -28,14 +29,14 @@ def start(nursery: trio.Nursery, account: Account, task: object, *args: object) 
     context.run(nursery.start_soon, task, *args)
 
 
-async def test_long_work_of_one_process_in_many_tasks_leaves_another_its_turns() -> None:
+async def test_long_work_of_one_process_in_many_tasks_leaves_another_its_turns(
+    turns_clock: TurnsClock,
+) -> None:
     accounts, seconds, enough = Accounts(), Counter[int](), trio.Event()
 
     async def work(pid: int) -> None:
         while True:
-            began = time.thread_time()
-            while time.thread_time() < began + 0.0005:
-                pass
+            turns_clock.now += 0.0005
             seconds[pid] += 1
             if seconds.total() >= 400:
                 enough.set()
@@ -50,7 +51,7 @@ async def test_long_work_of_one_process_in_many_tasks_leaves_another_its_turns()
     # Turn by turn it would be a twentieth. Half of it is what it gets once it is known how little it had.
     assert seconds[2] >= 0.3 * seconds.total()
     assert not turns().waiting
-    assert accounts.all.members["me"].used(time.perf_counter()) > 0.1
+    assert accounts.all.members["me"].used(turns_clock.now) > 0.1
 
 
 async def test_outside_a_call_a_turn_is_a_checkpoint() -> None:
