@@ -20,7 +20,7 @@ from redstreamd.service.exceptions import (
     TooManyFailuresError,
     unwrapped,
 )
-from redstreamd.service.freed_memory import map_large_blocks
+from redstreamd.service.freed_memory import reuse_large_blocks
 from redstreamd.settings import Loaded
 from redstreamd.startup.descriptors import raise_descriptor_limit
 
@@ -48,7 +48,7 @@ def run_process(main: Callable[[Loaded, ProcessLog], Awaitable[None]], loaded: L
     )
     install_crash_dump()
     raise_descriptor_limit()
-    map_large_blocks()
+    reuse_large_blocks()
     try:
         trio.run(main, loaded, log)
     except Exception as ended:

@@ -1,10 +1,12 @@
-"""Gives memory that was freed back to the system.
+"""Uses large blocks again, and gives memory that was freed back to the system.
 
-glibc keeps what was freed for the next allocation. Large blocks are mapped from the system one by one, and
-unmapped when they are freed; but with each that is freed glibc takes larger ones from its heap (mallopt(3) on
-the dynamic adjustment of M_MMAP_THRESHOLD), where a single small block above them keeps them from going back.
-So the bound is fixed. What small blocks have left is given back after a peak, when the process is idle
-(malloc_trim(3)).
+By default glibc maps large blocks from the system one by one, and unmaps them when they are freed. Then each
+copy of a message of 4 MiB meets a thousand pages that the system has to find and clear first, which takes
+longer than the copy. So they are taken from the heap, whose pages are there.
+
+glibc keeps what was freed for the next allocation. After a peak it is given back, with what lies between
+blocks in use (malloc_trim(3)), as soon as the process is idle, or after some time if it never is: it holds up
+the event loop for some milliseconds.
 
 Python's own small blocks lie in areas of a megabyte, each of which goes back by itself once nothing in it is
 used. So what is kept for long must not be made during a peak: see `recent_maximum`.
@@ -22,9 +24,12 @@ import trio
 from redstreamd.service.process_stats import resident_bytes
 
 # malloc.h
+_M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
-#: Blocks from this size on are mapped one by one. A smaller bound costs system calls for each long message.
-_MAPPED_BYTES: Final = 256 * 1024
+#: Blocks from this size on are mapped one by one; glibc takes no greater bound.
+_MAPPED_BYTES: Final = 32 * 1024 * 1024
+#: So much may be free at the end of the heap without being given back at once.
+_KEPT_BYTES: Final = 64 * 1024 * 1024
 #: How much more than after the last time there must have been.
 _PEAK_BYTES: Final = 16 * 1024 * 1024
 #: How often that is tried after a peak, and again after so much was given back. What holds an area is often a
@@ -34,14 +39,20 @@ _WORTHWHILE_BYTES: Final = 512 * 1024
 _TICK_SECONDS: Final = 1.0
 #: How much of that time the process may have worked to count as idle.
 _IDLE_SHARE: Final = 0.1
+#: So many times it is waited for that.
+_MOST_BUSY_TICKS: Final = 10
 
 _malloc_trim: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
-def map_large_blocks() -> bool:
-    """Have large blocks mapped one by one from now on; return whether the C library can do that."""
+def reuse_large_blocks() -> bool:
+    """Have large blocks taken from the heap from now on; return whether the C library can do that."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES) == 1
+    return (
+        mallopt is not None
+        and mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES) == 1
+        and mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES) == 1
+    )
 
 
 async def trim() -> None:
@@ -54,7 +65,7 @@ async def trim() -> None:
 async def give_back_freed(
     collect: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Give memory back after each peak, once the process is idle; until cancelled.
+    """Give memory back after each peak, once the process is idle or was busy for long; until cancelled.
 
     Args:
         collect: Frees what the interpreter keeps for new objects.
@@ -62,7 +73,7 @@ async def give_back_freed(
     """
     task_status.started()
     kept = resident_bytes()
-    tries = 0
+    tries = busy = 0
     while True:
         worked = time.process_time()
         await trio.sleep(_TICK_SECONDS)
@@ -70,7 +81,9 @@ async def give_back_freed(
         before = resident_bytes()
         if before > kept + _PEAK_BYTES:
             tries = _TRIES
-        if tries and is_idle:
+        busy = 0 if is_idle or not tries else busy + 1
+        if tries and (is_idle or busy > _MOST_BUSY_TICKS):
+            busy = 0
             collect()
             await trim()
             kept = resident_bytes()
