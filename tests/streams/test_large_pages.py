@@ -52,6 +52,39 @@ async def test_a_large_page_is_whole_and_the_next_is_asked_for_where_nobody_wait
 
 
 @ON_REDIS
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+async def test_an_entry_that_exceeds_a_page_and_was_the_last_one_is_read_without_a_script(
+    server: Server, direction: str
+) -> None:
+    async with running_bus(server, Settings(tools=ToolsSettings(max_result_bytes=LARGE))) as bus:
+
+        async def read() -> tuple[list[str], bool]:
+            page = await bus.reader.read("large", direction=direction, count=5)  # type: ignore[arg-type]
+            return [entry.id for entry in page.entries], page.has_more
+
+        def scripts() -> int:
+            info = server.command("INFO", "commandstats").decode()
+            return int(info.split("cmdstat_evalsha:calls=")[1].split(",")[0])
+
+        server.command("XADD", "large", "5-0", "text", "x" * 2 * LARGE)
+        assert await read() == (["5-0"], False)
+        before = scripts()
+        for _ in range(3):
+            assert await read() == (["5-0"], False)
+        assert scripts() == before
+        # Whatever is there now is found.
+        server.command("XADD", "large", "6-0", "text", "y")
+        expected = (["5-0"], True) if direction == "forward" else (["6-0", "5-0"], False)
+        for _ in range(2):
+            assert await read() == expected
+        server.command("DEL", "large")
+        server.commands(*(("XADD", "large", f"{number}-0", "text", "z") for number in range(1, 4)))
+        for _ in range(2):
+            ids, more = await read()
+            assert (sorted(ids), more) == (["1-0", "2-0", "3-0"], False)
+
+
+@ON_REDIS
 async def test_those_who_wait_get_a_large_page_too(bus: Bus, server: Server) -> None:
     found: list[str] = []
 
