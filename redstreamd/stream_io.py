@@ -33,12 +33,14 @@ class _EndOfPass(trio.abc.Instrument):
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        self.flushes: list[Flush] = []
+        # Invariant: always the same list.
+        self.flushes: Final[list[Flush]] = []
 
     def before_io_wait(self, timeout: float) -> None:
         if not self.flushes:
             return
-        flushes, self.flushes = self.flushes, []
+        flushes = self.flushes[:]
+        self.flushes.clear()
         woke = False
         for flush in flushes:
             try:
@@ -54,15 +56,20 @@ class _EndOfPass(trio.abc.Instrument):
 _END_OF_PASS: Final = trio.lowlevel.RunVar[_EndOfPass]("redstreamd end of pass")
 
 
-def flush_at_end_of_pass(flush: Flush) -> None:
-    """Call `flush` once, before trio waits the next time. To be called within a run of trio."""
+def end_of_pass() -> Callable[[Flush], None]:
+    """Return what `flush_at_end_of_pass` does in this run of trio, for those who need it often."""
     try:
         instrument = _END_OF_PASS.get()
     except LookupError:
         instrument = _EndOfPass()
         trio.lowlevel.add_instrument(instrument)
         _END_OF_PASS.set(instrument)
-    instrument.flushes.append(flush)
+    return instrument.flushes.append
+
+
+def flush_at_end_of_pass(flush: Flush) -> None:
+    """Call `flush` once, before trio waits the next time. To be called within a run of trio."""
+    end_of_pass()(flush)
 
 
 def receiver(stream: trio.abc.ReceiveStream) -> Receive:

@@ -107,7 +107,8 @@ class Account(msgspec.Struct, eq=False):
             now: The time, in seconds of any one clock.
         """
         if now - self.served_at > _REDUCED_EVERY_SECONDS:
-            self._reduce(now)
+            self.service *= math.exp((self.served_at - now) / RECENT_SECONDS)
+            self.served_at = now
         self.service += seconds
         account: Account | None = self
         while account is not None:
@@ -121,8 +122,7 @@ class Account(msgspec.Struct, eq=False):
         """
         if self.level is not Level.CONNECTION:
             return sum(member.used(now) for member in self.members.values())
-        self._reduce(now)
-        return self.service
+        return self.service * math.exp((self.served_at - now) / RECENT_SECONDS)
 
     def under_way(self) -> int:
         """Return how many commands for Redis are under way for it and its members."""
@@ -146,10 +146,6 @@ class Account(msgspec.Struct, eq=False):
         while account is not None:
             account.queued += amount
             account = account.parent
-
-    def _reduce(self, now: float) -> None:
-        self.service *= math.exp((self.served_at - now) / RECENT_SECONDS)
-        self.served_at = now
 
     def hold(self, what: Held, amount: int = 1) -> None:
         """Count so much more; a negative amount counts less."""

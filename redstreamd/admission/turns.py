@@ -75,6 +75,7 @@ class Turns(trio.abc.Instrument):
         now: When this pass began, by `time.perf_counter`.
         is_shared: Whether several connections had work of late.
         is_light: Whether one who got little was served of late.
+        replies_seconds: How long replies of Redis may be handled at once in this pass.
         redis_seconds: Redis's time that what was sent for `account` will take, and that is not counted yet.
         waiting: Tasks that wait for their turn.
         held_back: Readers of processes with many commands waiting, by process. Who comes to read for such a
@@ -87,6 +88,7 @@ class Turns(trio.abc.Instrument):
         self.ends = 0.0
         self.now = time.perf_counter()
         self.is_shared = self.is_light = False
+        self.replies_seconds = LONE_TURN_SECONDS
         self.redis_seconds = 0.0
         self.waiting: Final[FairQueue[tuple[Task, float]]] = FairQueue()
         self.held_back: Final[dict[Account, deque[Task]]] = {}
@@ -102,8 +104,7 @@ class Turns(trio.abc.Instrument):
         self._is_new_pass = True
         self._last: Account | None = None
         self._company_ends = 0.0
-        # Whether, and until when, a call of a client that got much less than others may be under way.
-        self._is_urgent = False
+        # Until when a call of a client that got much less than others may be under way.
         self._urgent_ends = -math.inf
         # When the turn ends if nobody light calls before; `ends` is when it is next looked whether one does.
         self._turn_ends = 0.0
@@ -139,13 +140,14 @@ class Turns(trio.abc.Instrument):
                 self._is_new_pass = False
                 self.now = self._since
                 self.is_shared = self.now < self._company_ends
-                self._is_urgent = self.now < self._urgent_ends
+                is_urgent = self.now < self._urgent_ends
                 self.is_light = self.now < self._urgent_ends + _COMPANY_SECONDS
-                turn = LONE_TURN_SECONDS
-                if self._is_urgent and self.is_shared:
-                    turn = LIGHT_TURN_SECONDS
+                turn = self.replies_seconds = LONE_TURN_SECONDS
+                if is_urgent and self.is_shared:
+                    turn, self.replies_seconds = LIGHT_TURN_SECONDS, LIGHT_REPLIES_SECONDS
                 elif self.is_shared:
                     turn = MIXED_TURN_SECONDS if self.is_light else TURN_SECONDS
+                    self.replies_seconds = REPLIES_SECONDS
                 self._ran = time.thread_time()
                 self.ends = self._turn_ends = self.now + turn
                 if self._light and turn > _LOOK_SECONDS:
@@ -166,13 +168,6 @@ class Turns(trio.abc.Instrument):
         account = self._task_account
         if account is not None:
             account.part += (self._since - self._task_since - account.part) / _PARTS
-
-    @property
-    def replies_seconds(self) -> float:
-        """How long replies of Redis may be handled at once."""
-        if not self.is_shared:
-            return LONE_TURN_SECONDS
-        return LIGHT_REPLIES_SECONDS if self._is_urgent else REPLIES_SECONDS
 
     # Turns
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from redstreamd.audit.access_log import AccessLog
 from redstreamd.audit.call_audit import CallAudit
 from redstreamd.tools.invocation import CallEnded
@@ -26,8 +24,4 @@ class CallLog:
 
     def call_ended(self, ended: CallEnded) -> bool:
         """Take note of any call that ended, and return at once whether a task may have been woken by that."""
-        return self.audit.call_ended(ended) or self.served((ended,))
-
-    def served(self, calls: Sequence[CallEnded]) -> bool:
-        """As `call_ended`, for calls that are no audit records."""
-        return self.records_access and self.access.calls_ended(calls)
+        return self.audit.call_ended(ended) or (self.records_access and self.access.calls_ended((ended,)))

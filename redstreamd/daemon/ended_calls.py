@@ -43,6 +43,7 @@ class EndedCalls:
         """Tell what is not told; return whether a task was woken by that."""
         calls, self._calls = self._calls, []
         try:
-            return self._log.served(calls)
+            log = self._log
+            return log.records_access and log.access.calls_ended(calls)
         finally:
             self._counts.note(calls)

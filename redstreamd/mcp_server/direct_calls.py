@@ -110,7 +110,7 @@ class DirectPath:
             try:
                 toolbox.check(prepared, direct)
             except BusError as error:
-                exchange.answer_result(failure(error).opened, end)
+                exchange.answer(failure(error).opened, end)
                 return True
         if rules.admit is None:
             direct.start()
@@ -238,7 +238,7 @@ class _DirectCall(Invocation[Any], eq=False):
                 self._end_cancelled()
         elif result is not None:
             self.end(OK, result.size)
-            exchange.answer_result(result.opened, self.tail)
+            exchange.answer(result.opened, self.tail)
         elif wait is not None and self._may_wait:
             self.request = None
             DirectWait.begin(wait, exchange, self, self.tail)
@@ -262,7 +262,7 @@ class _DirectCall(Invocation[Any], eq=False):
         refusal = self.refusal(error)
         result = failure(refusal)
         self.end(str(refusal.code), result.size)
-        self.exchange.answer_result(result.opened, self.tail)
+        self.exchange.answer(result.opened, self.tail)
 
     def _cancel(self) -> None:
         # The client has cancelled: a command that was not sent is taken back, which ends the call; else the
@@ -313,7 +313,7 @@ class _DirectCall(Invocation[Any], eq=False):
         if result is None:
             exchange.answer_unknown()
         else:
-            exchange.answer_result(result.opened, self.tail)
+            exchange.answer(result.opened, self.tail)
 
     async def _progress(self, progress: float, total: float | None, message: str | None) -> None:
         self.exchange.progress(progress, total, message)

@@ -63,7 +63,7 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
         line, size = made
         self.invocation.end(OK, size)
         exchange = self.exchange
-        exchange.answer_result(line)
+        exchange.answer(line, b"")
 
     def failed(self, error: Exception) -> None:
         """Answer with the error."""
@@ -71,7 +71,7 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
         refusal = self.invocation.refusal(error if reword is None else reword(error))
         result = failure(refusal)
         self.invocation.end(str(refusal.code), result.size)
-        self.exchange.answer_result(result.opened, self.end)
+        self.exchange.answer(result.opened, self.end)
 
     def cancel(self) -> None:
         """End the call: nobody waits for it any more, or the session ends."""

@@ -90,8 +90,13 @@ class Exchange(msgspec.Struct, eq=False):
     is_dropped: bool = False
     why: str | None = None
 
-    def answer(self, line: bytes) -> None:
-        """End the exchange, and send the answer unless the client cancelled it; nothing if it has ended."""
+    def answer(self, line: bytes, end: bytes | None = None) -> None:
+        """End the exchange, and send the answer unless the client cancelled it; nothing if it has ended.
+
+        Args:
+            line: The response; with `end`, a result that is encoded.
+            end: What follows on the result in the message.
+        """
         if not self.is_open:
             return
         session = self.session
@@ -101,15 +106,13 @@ class Exchange(msgspec.Struct, eq=False):
         if self.is_dropped:
             self.sink.unanswered(self.id)
             return
+        if end is not None:
+            line = b"".join((_OPENING, _encode(self.id), _RESULT, line, end))
         most = session.limits.max_outbox_bytes
         if len(line) > most:
             message = f"the answer has {len(line)} bytes, and at most {most} can be sent; ask for less"
             line = jsonrpc.error(self.id, INTERNAL_ERROR, message)
         self.sink.answer(jsonrpc.in_batch(line) if self.batched else line, is_last=is_last)
-
-    def answer_result(self, result: bytes, end: bytes = b"") -> None:
-        """As `answer`, with a result that is encoded, and `end` for what follows on it in the message."""
-        self.answer(b"".join((_OPENING, _encode(self.id), _RESULT, result, end)))
 
     def answer_unknown(self) -> None:
         """As `answer`, after the work was cut short: what it did is not known."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import hiredis
@@ -41,7 +42,7 @@ from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem, Q
 from redstreamd.redisio.script import PackedCommand
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.traffic import Traffic
-from redstreamd.stream_io import Write, flush_at_end_of_pass, nonblocking_write, receiver
+from redstreamd.stream_io import Write, end_of_pass, nonblocking_write, receiver
 
 _RECEIVE_BYTES: Final = 64 * 1024
 
@@ -121,7 +122,8 @@ class Connection:
         self._traffic = traffic or Traffic()
 
         self.pipeline = Pipeline(
-            self._send_soon,
+            # Not a method, which would be one more in the way of every call.
+            partial(end_of_pass(), self._send_now),
             turns(),
             send_now=self._send_now,
             one_at_a_time=one_at_a_time,
@@ -304,28 +306,20 @@ class Connection:
             self.pipeline.close(self._problem)
             self._scope.cancel()
 
-    def _send_soon(self) -> None:
-        """Have what is queued sent."""
-        if self._is_sending:
-            return
-        if self._write is not None:
-            flush_at_end_of_pass(self._send_now)
-        else:
-            self._is_sending = True
-            self._nursery.start_soon(self._send, b"")
-
     def _send_now(self) -> bool:
         """Send what the socket accepts; leave the rest to a task, and return whether there is one."""
         write, pipeline = self._write, self.pipeline
-        while pipeline.sendable and write is not None and not self._is_sending and self._problem is None:
-            data = pipeline.take(trio.current_time() + self._reply_timeout)
-            try:
-                written = write(data)
-            except OSError:
-                written = 0
-            if written < len(data):
+        while pipeline.sendable and not self._is_sending and self._problem is None:
+            rest = b""
+            if write is not None:
+                data = pipeline.take(trio.current_time() + self._reply_timeout)
+                try:
+                    rest = data[write(data) :]
+                except OSError:
+                    rest = data
+            if rest or write is None:
                 self._is_sending = True
-                self._nursery.start_soon(self._send, data[written:])
+                self._nursery.start_soon(self._send, rest)
                 return True
         return False
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, Final
 
 import hiredis
@@ -188,7 +188,12 @@ class Request(msgspec.Struct, eq=False, gc=False):
 
 
 class Pipeline:
-    """The requests of one connection, in order."""
+    """The requests of one connection, in order.
+
+    Attributes:
+        sendable: Requests not yet sent that need not wait for their turn.
+        oldest_deadline: When the oldest unanswered request is overdue; None if nothing is in flight.
+    """
 
     def __init__(
         self,
@@ -229,10 +234,12 @@ class Pipeline:
         self._work = self._steps = 0.0
         # Unsent requests in order, with their bytes. A dict, because cancellation removes from the middle.
         self._outbox: dict[Request, bytes] = {}
+        self.sendable: Final[Sized] = self._outbox
         # Invariant: the sum of the sizes in _outbox.
         self._outbox_bytes = 0
         # Sent requests, in the order in which the server answers them.
         self._in_flight: deque[Request] = deque()
+        self.oldest_deadline: float | None = None
         self._sent = 0
         self._traffic = traffic or Traffic()
         # Set once nothing more is taken.
@@ -242,11 +249,6 @@ class Pipeline:
     def queued(self) -> int:
         """Requests not yet sent, deferred ones included."""
         return len(self._outbox) + self._waiting
-
-    @property
-    def sendable(self) -> int:
-        """Requests not yet sent that need not wait for their turn."""
-        return len(self._outbox)
 
     @property
     def deferred(self) -> int:
@@ -267,11 +269,6 @@ class Pipeline:
     def sent(self) -> int:
         """Requests sent so far."""
         return self._sent
-
-    @property
-    def oldest_deadline(self) -> float | None:
-        """When the oldest unanswered request is overdue; None if nothing is in flight."""
-        return self._in_flight[0].deadline if self._in_flight else None
 
     def enqueue(
         self,
@@ -462,6 +459,8 @@ class Pipeline:
             batch = self._first()
         for request in batch:
             request.deadline = deadline
+        if not self._in_flight:
+            self.oldest_deadline = deadline
         self._in_flight.extend(batch)
         data = b"".join(batch.values())
         traffic = self._traffic
@@ -551,6 +550,7 @@ class Pipeline:
                 if account is not None:
                     # It will run in the next pass.
                     until -= account.part
+        self.oldest_deadline = in_flight[0].deadline if in_flight else None
         if not in_flight and not self._outbox:
             # Nothing is left of an empty pipeline but errors of rounding.
             self._work = self._steps = 0.0

@@ -10,8 +10,6 @@ import msgspec
 
 from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.audit.access_log import BURST, CALLS_A_SECOND, SUMMARIES_A_SECOND, AccessLog
-from redstreamd.audit.call_audit import CallAudit
-from redstreamd.audit.call_log import CallLog
 from redstreamd.audit.call_summaries import served
 from redstreamd.event_log.audit_records import AuditRecords
 from redstreamd.policy import Principal
@@ -49,11 +47,11 @@ async def test_to_note_a_call_is_a_small_part_of_it_and_all_records_are_little(b
     try:
         output = LogOutput(nowhere, form="json", dropped=dropped)
         records = AuditRecords(output.write)
-        log = CallLog(CallAudit(records.write_audit), AccessLog(records.write_access), records_access=True)
+        access = AccessLog(records.write_access)
         ends = [msgspec.structs.replace(ENDED, streams=(f"a:b:{number % 4}",)) for number in range(512)]
 
         async def end_all() -> None:
-            log.served(ends)
+            access.calls_ended(ends)
 
         async def record_all() -> None:
             for ended in ends[:64]:
@@ -69,8 +67,6 @@ async def test_to_note_a_call_is_a_small_part_of_it_and_all_records_are_little(b
         for _ in range(BURST // len(ends) + 1):
             await end_all()
         noting = await least_seconds(end_all, len(ends))
-        log.records_access = False
-        noting -= await least_seconds(end_all, len(ends))
         recording = await least_seconds(record_all, 64)
         output.close()
     finally:
