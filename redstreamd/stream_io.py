@@ -39,16 +39,16 @@ class _EndOfPass(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:
         if not self.flushes:
             return
-        flushes = self.flushes[:]
-        self.flushes.clear()
-        woke = False
+        flushes, woke = self.flushes, False
+        # Those that are added meanwhile, too: what one joins another writes.
         for flush in flushes:
             try:
                 woke |= flush()
             except Exception as exc:  # noqa: BLE001 - trio removes an instrument that raises
                 woke = True
                 report_defect("a deferred write failed unexpectedly", exc)
-        if woke or self.flushes:
+        flushes.clear()
+        if woke:
             # Trio has decided how long to wait before it called this.
             self._token.run_sync_soon(_wake)
 

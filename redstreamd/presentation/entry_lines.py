@@ -38,8 +38,42 @@ def encode_entries(parts: Sequence[tuple[str, Sequence[RawEntry]]], max_bytes: i
     return encode_page([view for stream, entries in parts for view in views(stream, entries)], max_bytes)
 
 
+def delivery_lines(stream: str, entries: Sequence[RawEntry], max_bytes: int) -> list[str] | None:
+    """Return entries that were delivered for the first time as JSON, each with a comma before it.
+
+    Args:
+        stream: Their stream.
+        entries: The entries.
+        max_bytes: Bound on all together.
+
+    Returns:
+        None if they are not alike, or larger; then `entries.views` shows them.
+    """
+    found = _pieces(stream, entries, max_bytes, end=',"attempt":1}')
+    if found is None:
+        return None
+    pieces, step = found
+    return ["".join(pieces[begin : begin + step]) for begin in range(0, len(pieces), step)]
+
+
 def _joined(stream: str, entries: Sequence[RawEntry], most: int) -> str | None:
     """Return entries as JSON, with commas between them; None if they are not alike, or larger than `most`."""
+    found = _pieces(stream, entries, most)
+    # A comma begins each.
+    return None if found is None else "".join(found[0])[1:]
+
+
+def _pieces(
+    stream: str, entries: Sequence[RawEntry], most: int, *, end: str = "}"
+) -> tuple[list[str], int] | None:
+    """Return the JSON of entries in pieces, and how many each has; None as `_joined`.
+
+    Args:
+        stream: Their stream.
+        entries: The entries.
+        most: How many characters there may be.
+        end: The end of each.
+    """
     if not entries or set(map(type, entries)) != {RawEntry}:
         return None
     words, each, count = entries[0].words, len(entries[0].words), len(entries)
@@ -49,16 +83,16 @@ def _joined(stream: str, entries: Sequence[RawEntry], most: int) -> str | None:
     members = MEMBERS[tuple(words[::2])]
     if not members or flat[::2] != words[::2] * count:
         return None
-    end = 2 * len(members)
+    values = 2 * len(members)
     # Of what is reserved the values are the same, too.
-    if any(flat[place::each].count(words[place]) < count for place in range(end + 1, each, 2)):
+    if any(flat[place::each].count(words[place]) < count for place in range(values + 1, each, 2)):
         return None
-    shape = _shape(stream, members, words[end:])
+    shape = _shape(stream, members, words[values:])
     if shape is None or count * sum(map(len, shape[0])) > most:
         return None
     between, as_json = shape
     try:
-        columns = _texts([flat[place::each] for place in range(1, end, 2)], as_json, most)
+        columns = _texts([flat[place::each] for place in range(1, values, 2)], as_json, most)
     except (TypeError, UnicodeDecodeError):
         # Not all are texts in UTF-8.
         return None
@@ -66,18 +100,19 @@ def _joined(stream: str, entries: Sequence[RawEntry], most: int) -> str | None:
         return None
     ids = [entry.id for entry in entries]
     step = 2 * len(between) - 1
-    pieces = [between[-1]] * (step * count)
+    pieces = [between[-1] + end] * (step * count)
     for place, column in enumerate((ids, entry_ids.times_of(ids), *columns)):
         pieces[2 * place :: step] = [between[place]] * count
         pieces[2 * place + 1 :: step] = column
-    # A comma begins each.
-    return "".join(pieces)[1:]
+    return pieces, step
 
 
 def _shape(
     stream: str, members: Sequence[str], end: Sequence[bytes | str]
 ) -> tuple[list[str], list[int]] | None:
     """Return what is before, between and behind an entry's ID, time and values, and which of these are JSON.
+
+    Without the brace at its end.
 
     None if the entry is not usual.
     """
@@ -97,7 +132,6 @@ def _shape(
     for name in ("sender", "correlation_id", "reply_to"):
         if (text := getattr(stamp, name)) is not None:
             between[-1] += f',"{name}":{_json(text)}'
-    between[-1] += "}"
     return between, [place for place, name in enumerate(members) if name in as_json]
 
 

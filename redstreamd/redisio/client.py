@@ -24,12 +24,13 @@ from redstreamd.redisio.connect_errors import STILL_CONNECTING
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.delivery import Write, deliver, deliver_confirmed
 from redstreamd.redisio.every_node import ScanCursor, ask_any, ask_every, scan_step
+from redstreamd.redisio.joint_calls import JointCalls
 from redstreamd.redisio.lost_replies import send_with_retries
 from redstreamd.redisio.node import Node
 from redstreamd.redisio.pipeline import Request
 from redstreamd.redisio.redis_errors import NotSent
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
-from redstreamd.redisio.script import Script, ScriptCall
+from redstreamd.redisio.script import JoinableCall, PackedCommand, Script, ScriptCall
 from redstreamd.redisio.topology import Topology, TopologyStatus
 from redstreamd.redisio.traffic import Traffic
 from redstreamd.redisio.unexpected_replies import readable
@@ -56,6 +57,7 @@ class Redis:
         #: The node that serves a key, or any for None; None if that is not known at the moment.
         self.node_for: Final = topology.node_for
         self._shared: dict[Any, Any] = {}
+        self._joint: Final = JointCalls()
         #: How often keys may have got other nodes so far.
         self.moves = 0
         self._on_moved: Callable[[], None] = lambda: None
@@ -205,7 +207,7 @@ class Redis:
         """Send a command or a script if there is a connection, and return at once.
 
         Args:
-            write: What to send.
+            write: What to send; a `JoinableCall` together with others, at the end of the pass at the latest.
             then: See `Pipeline.enqueue`. Whoever wants more than an exception goes on with `complete`.
             key: As for `execute`.
             role: Which connection.
@@ -217,7 +219,12 @@ class Redis:
         node = self.topology.only_node or self.node_for(key)
         if node is None:
             raise NotSent(STILL_CONNECTING)
-        return node.roles[role].pipeline.enqueue(
+        pipeline = node.roles[role].pipeline
+        if type(write) is JoinableCall:
+            return self._joint.add(pipeline, write, then)
+        if self._joint and type(write) is not PackedCommand:
+            self._joint.queue_all()
+        return pipeline.enqueue(
             write.by_digest if type(write) is ScriptCall else write,  # type: ignore[arg-type]
             then,
         )

@@ -17,14 +17,14 @@ from redstreamd.errors import BusError
 from redstreamd.redisio import Arg, Role
 from redstreamd.redisio.lost_replies import Routes, send_with_retries
 from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
-from redstreamd.redisio.script import PackedCommand, ScriptCall
+from redstreamd.redisio.script import JoinableCall, PackedCommand, ScriptCall
 from redstreamd.redisio.write_confirmation import ConfirmedWrite
 
 if TYPE_CHECKING:
     from redstreamd.redisio.connection import Connection
     from redstreamd.redisio.node import Node
 
-Write = tuple[Arg, ...] | ScriptCall | PackedCommand
+Write = tuple[Arg, ...] | ScriptCall | JoinableCall | PackedCommand
 """A command, or a script with its operands."""
 
 Key = str | bytes | None
@@ -60,6 +60,18 @@ async def deliver(
     """
     if after is not None and not isinstance(after, RedisError | ConnectionEnded):
         raise after
+    if isinstance(write, JoinableCall):
+        reply = await deliver(
+            routes,
+            write.alone,
+            key,
+            role,
+            retry_safe=retry_safe,
+            deadline=deadline,
+            after=after,
+            answered_by=answered_by,
+        )
+        return write.read_alone(reply)
     if not isinstance(write, ScriptCall):
         args = write.args if isinstance(write, PackedCommand) else write
         return await send_with_retries(

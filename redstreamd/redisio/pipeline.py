@@ -381,6 +381,11 @@ class Pipeline:
             self._sent_now_at = turns.now
             self._send_now()
 
+    def end_pass(self) -> None:
+        """Send nothing more before the pass ends: it is over, and what is queued is about to be sent."""
+        if self._turns is not None:
+            self._sent_now_at = self._turns.now
+
     @property
     def _window(self) -> float:
         turns = self._turns

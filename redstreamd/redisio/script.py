@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import attrs
 import hiredis
@@ -91,6 +91,36 @@ class ScriptCall(msgspec.Struct, frozen=True):
     def by_text(self) -> tuple[Arg, ...]:
         """The command for any server."""
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+
+
+class JoinableCall(msgspec.Struct, frozen=True, eq=False):
+    """A call of a script that can serve several calls at once; see `joint_calls`.
+
+    Attributes:
+        place: The script, and what decides where and on what it works: calls of one place keep their order.
+        terms: What calls that are served together have in common.
+        part: What this one brings.
+        weight: How many entries it may be about.
+        join: Makes one call of the terms and of the parts of several, in their order.
+        split: Makes the replies of each of them of their parts and the script's reply. Raises
+            `UnexpectedReply`.
+    """
+
+    place: tuple[object, ...]
+    terms: tuple[Any, ...]
+    part: Any
+    weight: int
+    join: Callable[[tuple[Any, ...], Sequence[Any]], ScriptCall]
+    split: Callable[[Sequence[Any], Any], Sequence[Any]]
+
+    @property
+    def alone(self) -> ScriptCall:
+        """The same call, for itself."""
+        return self.join(self.terms, (self.part,))
+
+    def read_alone(self, reply: Any) -> Any:
+        """Return the call's reply, of the script's reply to `alone`."""
+        return self.split((self.part,), reply)[0]
 
 
 class PackedCommand(msgspec.Struct, frozen=True, gc=False):

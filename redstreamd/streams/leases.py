@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import msgspec
@@ -20,6 +22,8 @@ from redstreamd.errors import BusError, Code
 from redstreamd.policy import Principal
 from redstreamd.redisio import Arg
 from redstreamd.redisio.client import Redis
+from redstreamd.redisio.script import JoinableCall, ScriptCall
+from redstreamd.redisio.unexpected_replies import UNREADABLE, unexpected_reply
 from redstreamd.settings import LeasesSettings
 from redstreamd.streams.call_records import call_record
 from redstreamd.streams.durations import milliseconds
@@ -34,7 +38,7 @@ from redstreamd.streams.takes import LEASE_FILES, Take, Taken, Takes
 
 _SETTLE = load(*LEASE_FILES, "settle")
 _FINISH = load("server_time", "due_members", "delivery_names", "finish")
-_finish = _FINISH.bound("stream", "group", "consumer", "taken_at", "*attempts")
+_finish = _FINISH.bound("stream", "group", "consumer", "*leases")
 
 
 class Action(enum.StrEnum):
@@ -217,13 +221,35 @@ class Leases:
         No record tells a repetition from the first: acknowledgements are by far the most frequent, and a key
         for each would cost more than the difference between DONE and ALREADY is worth.
         """
+        call = JoinableCall(
+            ("finish", lease.stream, lease.group),
+            (lease.stream, lease.group, lease.consumer),
+            [lease.taken_at, len(selected), *attempts],
+            len(selected),
+            _join_finished,
+            _split_finished,
+        )
+        return Plan(call, lease.stream, partial(_finished, lease, selected), lease.group, True)
 
-        def read(raw: Any) -> Settled:
-            outcomes = map(_OUTCOMES.__getitem__, _FINISH.read(raw).outcomes)
-            return Settled(lease, dict(zip(selected, outcomes, strict=True)), None, 0, None)
 
-        call = _finish(lease.stream, lease.group, lease.consumer, lease.taken_at, attempts)
-        return Plan(call, lease.stream, read, lease.group, True)
+def _finished(lease: Lease, selected: Sequence[str], outcomes: Sequence[Outcome]) -> Settled:
+    return Settled(lease, dict(zip(selected, outcomes, strict=True)), None, 0, None)
+
+
+def _join_finished(terms: tuple[str, str, str], leases: Sequence[Sequence[Arg]]) -> ScriptCall:
+    return _finish(*terms, [word for lease in leases for word in lease])
+
+
+def _split_finished(leases: Sequence[Sequence[Any]], raw: Any) -> list[list[Outcome]]:
+    """Return the outcomes of each of the leases that were finished together."""
+    try:
+        outcomes = [_OUTCOMES[each] for each in _FINISH.read(raw, outcome_known=True).outcomes]
+    except UNREADABLE as error:
+        raise unexpected_reply(error) from error
+    if len(leases) == 1:
+        return [outcomes]
+    ends = [0, *accumulate(lease[1] for lease in leases)]
+    return [outcomes[begin:end] for begin, end in pairwise(ends)]
 
 
 def select_entries(lease: Lease, entry_ids: Sequence[str] | None) -> list[str]:

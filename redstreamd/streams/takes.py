@@ -8,9 +8,11 @@ and what is new: by a script that defines little, and gives way to the whole one
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, Final
+from itertools import accumulate, pairwise
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import trio
@@ -20,6 +22,8 @@ from redstreamd.policy import Principal
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
+from redstreamd.redisio.script import JoinableCall, ScriptCall
+from redstreamd.redisio.unexpected_replies import UNREADABLE, unexpected_reply
 from redstreamd.settings import LeasesSettings
 from redstreamd.streams.call_records import call_record
 from redstreamd.streams.durations import milliseconds
@@ -49,8 +53,8 @@ TAKE_WORK: Final = load(*LEASE_FILES, "consumer_owner", "new_entries", "take_wor
 _TAKE_NEW: Final = load("server_time", "clock", "group_limit", "new_entries", "take_new")
 
 _take_new: Final = _TAKE_NEW.bound(
-    *("stream", "group", "consumer", "owner", "count", "lease_ms", "max_bytes", "batch"),
-    *("default_max_deliveries", *CLOCK_OPERANDS),
+    *("stream", "group", "consumer", "owner", "count", "lease_ms", "max_bytes", "default_max_deliveries"),
+    *("takes", "batch", *CLOCK_OPERANDS),
 )
 
 #: Groups that are remembered; the oldest is forgotten first.
@@ -69,14 +73,17 @@ class _Seen:
             largest of the last take.
         only_new_until: Until then, by trio's clock, a take may look for what is due and what is new only; 0
             if every take has to look for everything.
+        looking: Reads the reply of the take that looks for everything meanwhile, for as long as one is
+            expected; None: nobody looks.
     """
 
-    __slots__ = ("batch", "only_new_until", "scan_from")
+    __slots__ = ("batch", "looking", "only_new_until", "scan_from")
 
     def __init__(self) -> None:
         self.scan_from = "-"
         self.batch = 1
         self.only_new_until = 0.0
+        self.looking: weakref.ref[Callable[[Any], Taken]] | None = None
 
     def must_look(self, no_scan_seconds: float) -> bool:
         """Return whether a take has to look for everything; the next ones need not where it does in time."""
@@ -85,7 +92,8 @@ class _Seen:
             return True
         now = trio.current_time()
         if now < until:
-            return False
+            # A take that was taken back, or whose reply was lost, has seen nothing.
+            return self.looking is not None and self.looking() is None
         # It looks for those that follow before its reply is here, too.
         self.only_new_until = now + no_scan_seconds
         return True
@@ -122,6 +130,26 @@ class Take(msgspec.Struct, frozen=True, gc=False):
     max_bytes: int | None = None
 
 
+class Together:
+    """New entries that several takes got together, and what is found out about them once for all.
+
+    Attributes:
+        entries: The entries, those of one take after those of another.
+        takes: How many takes.
+        lines: Each as it is shown; empty if that is to be found out for each take; None: nobody asked yet.
+        expires: When the leases run out, as text; None: nobody asked yet.
+    """
+
+    __slots__ = ("entries", "expires", "lines", "takes")
+
+    def __init__(self, entries: list[RawEntry], takes: int) -> None:
+        """Record what was taken."""
+        self.entries = entries
+        self.takes = takes
+        self.lines: Sequence[str] | None = None
+        self.expires: str | None = None
+
+
 class Taken(msgspec.Struct, frozen=True, gc=False):
     """Result of a take.
 
@@ -141,6 +169,8 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
         own_limit: The lease's own limit of deliveries; None: it has the group's.
         group_limit: The group's limit of deliveries; 0 for never.
         consumer: Who took them, as Redis calls it: another principal may have a consumer of the name.
+        together: All that was taken together, if these are new entries just as Redis holds them.
+        place: Where these begin there.
     """
 
     entries: list[RawEntry]
@@ -157,6 +187,8 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
     own_limit: int | None = None
     group_limit: int = 0
     consumer: str = ""
+    together: Together | None = None
+    place: int = 0
 
     def added_to(self, earlier: Taken | None) -> Taken:
         """Return the result of a call that made both takes, of which the earlier got no entries."""
@@ -206,7 +238,7 @@ class Takes:
         reword: Callable[[BusError], BusError] | None = None,
     ) -> Plan[Taken]:
         """Plan to lease entries; see `Leases.plan_take`."""
-        seen = self._seen_of(take)
+        seen = self._seen_of((take.stream, take.group))
         owner = consumer_operands(principal, take.consumer)
         if (
             seen.must_look(self._no_scan_seconds)
@@ -218,8 +250,7 @@ class Takes:
             return self._plan_whole(take, principal, owner, seen, on_created, reword)
         return self._plan_new(take, principal, owner, seen, on_created, reword)
 
-    def _seen_of(self, take: Take) -> _Seen:
-        place = (take.stream, take.group)
+    def _seen_of(self, place: tuple[str, str]) -> _Seen:
         seen = self._seen.get(place)
         if seen is None:
             if len(self._seen) >= _MAX_GROUPS:
@@ -237,47 +268,72 @@ class Takes:
         reword: Callable[[BusError], BusError] | None,
     ) -> Plan[Taken]:
         """Plan a take of new entries, and of all where something else is to be done."""
-        stream, group = take.stream, take.group
-        consumer = owner["consumer"]
-        clock = self._clocks.values(stream, group)
-        lease_ms = milliseconds(take.lease_seconds)
-        call = _take_new(
-            stream,
-            group,
-            consumer,
+        terms = (
+            take.stream,
+            take.group,
+            owner["consumer"],
             owner["owner"],
             take.count,
-            lease_ms,
+            milliseconds(take.lease_seconds),
             take.max_bytes or self._max_bytes,
-            seen.batch,
             self._max_deliveries,
-            *clock,
+        )
+        call = JoinableCall(
+            ("take", take.stream, take.group),
+            terms,
+            None,
+            take.count,
+            self._join_new,
+            partial(self._split_new, terms),
         )
 
-        def taken(raw: Any) -> Taken:
-            reply = _TAKE_NEW.read(raw)
-            if reply is None:
+        def taken(new: _New | None) -> Taken:
+            if new is None:
                 seen.only_new_until = 0.0
                 whole = partial(self._plan_whole, take, principal, owner, seen, on_created, reword)
                 raise UnfinishedError(lambda: run_plan(self._redis, whole()))
-            entries = reply_parsing.entries(reply.entries)
-            if len(entries) < take.count:
+            reply = new.reply
+            if len(new.entries) < take.count:
                 seen.only_new_until = 0.0
-            self._note((stream, group), seen, clock[0], reply.now, reply.largest)
             group_limit = reply.group_limit
             return Taken(
-                entries,
-                [1] * len(entries),
+                new.entries,
+                [1] * len(new.entries),
                 reply.now,
                 reply.taken_at,
                 reply.expires,
-                lease_ms=lease_ms,
+                lease_ms=terms[5],
                 own_limit=_own_limit(take.max_deliveries, group_limit),
                 group_limit=group_limit,
-                consumer=consumer,
+                consumer=terms[2],
+                together=new.together,
+                place=new.place,
             )
 
-        return Plan(call, stream, taken, group, False, Role.BULK, reword)
+        return Plan(call, take.stream, taken, take.group, False, Role.BULK, reword)
+
+    def _join_new(self, terms: tuple[Any, ...], takes: Sequence[None]) -> ScriptCall:
+        """Return what takes of new entries by one consumer send."""
+        place = terms[0], terms[1]
+        return _take_new(*terms, len(takes), self._seen_of(place).batch, *self._clocks.values(*place))
+
+    def _split_new(self, terms: tuple[Any, ...], takes: Sequence[None], raw: Any) -> list[_New | None]:
+        """Return what each of the takes got; None for those that have to look at everything."""
+        reply = _TAKE_NEW.read(raw)
+        if reply is None:
+            return [None] * len(takes)
+        try:
+            entries = reply_parsing.entries(reply.entries)
+            ends = list(accumulate(map(int, reply.shares), initial=0))
+            together = Together(entries, len(takes))
+            news: list[_New | None] = [
+                _New(reply, entries[begin:end], together, begin) for begin, end in pairwise(ends)
+            ]
+            news += [None] * (len(takes) - len(news))
+        except UNREADABLE as error:
+            raise unexpected_reply(error, outcome_known=False) from error
+        self._note((terms[0], terms[1]), reply)
+        return news
 
     def _plan_whole(
         self,
@@ -317,10 +373,12 @@ class Takes:
             **call_record(self._redis, take.stream, keep=key is not None),
             **self._clocks.operands(*place),
         }
+        read = partial(self._taken, take, seen, on_created)
+        seen.looking = weakref.ref(read)
         return Plan(
             TAKE_WORK.call(operands),
             take.stream,
-            partial(self._taken, take, seen, on_created),
+            read,
             group=take.group,
             retry_safe=key is not None,
             # Entries may be large, and no short reply is to wait behind them.
@@ -334,7 +392,7 @@ class Takes:
             raise no_more_groups(take.stream, reply.too_many)
         if reply.group_created and on_created is not None:
             on_created(take.stream)
-        self._note((take.stream, take.group), seen, reply.clock_name, reply.now, reply.largest)
+        self._note((take.stream, take.group), reply)
         seen.scan_from = reply.scan_from
         self._groups.note(take.stream, reply.groups)
         entries = reply_parsing.entries(reply.entries)
@@ -344,6 +402,7 @@ class Takes:
         )
         may_leave_out = has_looked and len(entries) == take.count and self._groups.has_few(take.stream)
         seen.only_new_until = trio.current_time() + self._no_scan_seconds if may_leave_out else 0.0
+        seen.looking = None
         return Taken(
             entries,
             reply.attempts,
@@ -361,13 +420,27 @@ class Takes:
             reply.consumer,
         )
 
-    def _note(
-        self, place: tuple[str, str], seen: _Seen, clock_name: str, now: int, largest: int | None
-    ) -> None:
+    def _note(self, place: tuple[str, str], reply: Any) -> None:
         """Take note of a group's clock, and of the size of its entries."""
-        self._clocks.record(*place, clock_name, now)
-        if largest:
-            seen.batch = self._max_bytes // largest or 1
+        self._clocks.record(*place, reply.clock_name, reply.now)
+        if reply.largest:
+            self._seen_of(place).batch = self._max_bytes // reply.largest or 1
+
+
+class _New(NamedTuple):
+    """What one of several takes got.
+
+    Attributes:
+        reply: The script's, which all of them share.
+        entries: Its own.
+        together: Those of all.
+        place: Where its own begin there.
+    """
+
+    reply: Any
+    entries: list[RawEntry]
+    together: Together
+    place: int
 
 
 @lru_cache(maxsize=1_024)

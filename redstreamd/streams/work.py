@@ -227,16 +227,19 @@ class WorkQueue:
         plan = self._leases.plan_take(
             take, principal, on_created=self._hub.notify, reword=partial(_taking_unknown, take)
         )
-        return plan.then(partial(self._opened, take.stream)) if self._encryption.opens else plan
+        return plan.then(partial(self._opened, take.stream))
 
     def _opened(self, stream: str, taken: Taken) -> Taken:
         """Open the entries of a take, which is done whatever they hold."""
+        # Asked now: a reload may have brought the first key while they were on their way.
+        if not self._encryption.opens:
+            return taken
         return self._encryption.open_page(stream, taken.entries, partial(_with_entries, taken))
 
 
 def _with_entries(taken: Taken, entries: list[RawEntry]) -> Taken:
     """Return what was taken with entries that were opened."""
-    return msgspec.structs.replace(taken, entries=entries)
+    return msgspec.structs.replace(taken, entries=entries, together=None)
 
 
 def _taking_unknown(take: Take, error: BusError) -> BusError:

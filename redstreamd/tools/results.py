@@ -93,13 +93,16 @@ def success(result: object) -> Result:
     kind = type(result)
     value = (_UNSTRUCTURE.get(kind) or _unstructure_hook(kind))(result)
     body = _encode(value)
+    return structured(body) if type(value) is dict else _text_only(visible(body.decode()))
+
+
+def structured(body: bytes) -> Result:
+    """Return what `success` returns for a mapping, given its JSON."""
     text = body.decode()
     own_text = None
     # Of the characters of ASCII the encoder leaves one as it is that nobody sees.
     if (b"\x7f" in body or not body.isascii()) and (shown := visible(text)) != text:
         text = own_text = shown
-    if type(value) is not dict:
-        return _text_only(text)
     opened = b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', body, b',"isError":false'))
     return Result(False, opened, body, len(body), own_text)
 

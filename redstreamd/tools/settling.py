@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import attrs
 from msgspec import Meta
@@ -22,6 +22,7 @@ from redstreamd.tools.argument_types import Holds
 from redstreamd.tools.definition import Call, Profile, tool
 from redstreamd.tools.effects import Marked
 from redstreamd.tools.lease_duration import lease_seconds
+from redstreamd.tools.results import Result, ResultForm
 
 _SHORTENED = "lease_seconds is less than was left: {count} of these entries come due earlier than before."
 
@@ -96,11 +97,24 @@ class WorkDone:
     ) = None
 
 
-def _plan_done(call: Call[Bus], args: WorkDoneArguments) -> Plan[WorkDone] | None:
+def _plan_done(call: Call[Bus], args: WorkDoneArguments) -> Plan[WorkDone | Result] | None:
     """Plan to finish work without a reply, which is another round trip."""
     if args.reply is not None:
         return None
-    return _settle_done(call, args).then(_done_unless_lost)
+    return _settle_done(call, args).then(_answered)
+
+
+#: The answers for an entry that is done. Its ID is one that Redis gave.
+_ONE_DONE: Final = ResultForm(lambda entry_id: WorkDone([entry_id], [], []))
+
+
+def _answered(settled: Settled) -> WorkDone | Result:
+    outcomes = settled.outcomes
+    if len(outcomes) == 1 and settled.kept_for is None:
+        ((entry_id, outcome),) = outcomes.items()
+        if outcome is Outcome.DONE:
+            return _ONE_DONE.filled(entry_id)
+    return _done_unless_lost(settled)
 
 
 def _settle_done(call: Call[Bus], args: WorkDoneArguments) -> Plan[Settled]:

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from redstreamd.policy import Permission
 from redstreamd.presentation.entries import views
+from redstreamd.presentation.entry_lines import delivery_lines
 from redstreamd.presentation.truncation import encode_delivery
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
@@ -24,6 +25,7 @@ from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.lease_duration import lease_seconds
 from redstreamd.tools.new_streams import join_warnings, naming_warning
 from redstreamd.tools.progress_notifications import wait_seconds, with_progress
+from redstreamd.tools.results import Result, structured
 
 CREATES_A_GROUP = writing(
     "It creates the group, and the stream if it does not exist.",
@@ -153,7 +155,7 @@ class WorkTaken:
     warning: str | None = None
 
 
-def _plan_take(call: Call[Bus], args: WorkTakeArguments) -> Plan[WorkTaken] | None:
+def _plan_take(call: Call[Bus], args: WorkTakeArguments) -> Plan[WorkTaken | Result] | None:
     """Plan a take and its wait, unless Redis has to be asked about the stream's name, or others wait."""
     if args.stream not in call.bus.names.plain:
         return None
@@ -163,7 +165,7 @@ def _plan_take(call: Call[Bus], args: WorkTakeArguments) -> Plan[WorkTaken] | No
         return None
     if seconds > 0:
         plan = plan.with_rest(partial(with_progress, call, seconds))
-    return plan.then(partial(_taken, call, args))
+    return plan.then(partial(_answered, call, args))
 
 
 def _wait_to_take(call: Call[Bus], args: WorkTakeArguments) -> Wait | None:
@@ -188,6 +190,28 @@ def _take(call: Call[Bus], args: WorkTakeArguments) -> Take:
         idempotency_key=args.idempotency_key,
         max_bytes=call.bus.quotas.result_bytes(call.principal),
     )
+
+
+def _answered(call: Call[Bus], args: WorkTakeArguments, work: Work) -> WorkTaken | Result:
+    """Return what `_taken` does; where the entries are new and usual, as JSON, made for all takes at once."""
+    taken = work.taken
+    together = taken.together
+    did_more = taken.group_created or taken.dead_lettered
+    if together is not None and args.max_deliveries is None and not did_more:
+        most = call.bus.quotas.result_bytes(call.principal)
+        if together.lines is None:
+            together.lines = delivery_lines(args.stream, together.entries, most * together.takes) or ()
+        lines = together.lines[taken.place : taken.place + len(taken.entries)]
+        if lines:
+            entries = "".join(lines).encode()
+            if len(entries) < most:
+                expires = together.expires
+                if expires is None:
+                    expires = together.expires = entry_ids.iso_time(taken.expires)
+                end = f'],"lease":"{work.lease}","lease_expires":"{expires}"}}'.encode()
+                # A comma begins each.
+                return structured(b"".join((b'{"entries":[', entries[1:], end)))
+    return _taken(call, args, work)
 
 
 def _taken(call: Call[Bus], args: WorkTakeArguments, work: Work, warning: str | None = None) -> WorkTaken:

@@ -24,6 +24,8 @@ from redstreamd.streams.entry_codec import Stamp, decode, encode
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_ids import join_cursor
 from redstreamd.streams.names import Kind, companion_key, judged_by
+from redstreamd.streams.plans import run_plan
+from redstreamd.streams.takes import Take
 from tests.mcp_server.test_ownership import two_clients
 from tests.support.buses import asleep, running_bus
 from tests.support.calls import ME, call, refusal, texts
@@ -201,6 +203,17 @@ async def test_without_its_key_nothing_is_written_and_work_goes_on(redis: Server
         await call(bus, "stream_add", stream="s", entries=[MEMBERS])
         read = await call(bus, "stream_read", stream="s")
         assert [entry["fields"] for entry in read["entries"]] == [MEMBERS] * 3
+
+
+async def test_what_is_taken_is_opened_by_a_key_that_came_meanwhile(redis: Server) -> None:
+    async with encrypted(redis, IN_PLACE) as bus:
+        await call(bus, "stream_add", stream="s", entries=[MEMBERS])
+        bus.encryption.reconfigure(ring(), rules())
+        plan = bus.work.plan_take(Take("s", "g", "c", 1, 60.0, None, "0"), ME)
+        assert plan is not None
+        bus.encryption.reconfigure(ring(K1, writing=K1), rules())
+        (entry,) = (await run_plan(bus.redis, plan)).taken.entries
+        assert decode(entry.fields).members == MEMBERS
 
 
 @BOTH

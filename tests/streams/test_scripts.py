@@ -34,11 +34,11 @@ def test_operands_are_put_in_order_and_keys_of_a_group_follow_from_its_name() ->
 
 def test_a_call_that_takes_operands_in_its_own_order_is_that_of_their_names() -> None:
     script = load("server_time", "due_members", "delivery_names", "finish")
-    given = {"group": "g", "stream": "s", "taken_at": 5, "attempts": ["1-0", 1, "2-0", 3], "consumer": "c"}
-    call = script.bound("group", "stream", "taken_at", "*attempts", "consumer")(*given.values())
+    given = {"group": "g", "stream": "s", "leases": [5, 2, "1-0", 1, "2-0", 3], "consumer": "c"}
+    call = script.bound("group", "stream", "*leases", "consumer")(*given.values())
     assert call == script.call(given)
-    assert call.args == ["g", "c", 5, "1-0", 1, "2-0", 3]
-    for names in (("group", "stream"), ("group", "stream", "taken_at", "*attempts", "consumer", "other")):
+    assert call.args == ["g", "c", 5, 2, "1-0", 1, "2-0", 3]
+    for names in (("group", "stream"), ("group", "stream", "*leases", "consumer", "other")):
         with pytest.raises(TypeError, match=r"consumer|other"):
             script.bound(*names)
 

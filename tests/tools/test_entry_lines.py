@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from redstreamd.encryption.unreadable import Why, unreadable
 from redstreamd.presentation import entry_lines
 from redstreamd.presentation.entries import views
-from redstreamd.presentation.entry_lines import encode_entries
-from redstreamd.presentation.truncation import encode_page
+from redstreamd.presentation.entry_lines import delivery_lines, encode_entries
+from redstreamd.presentation.truncation import encode_delivery, encode_page
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams.entry_codec import Stamp, encode
 from redstreamd.streams.entry_encryption import UnopenedEntry
@@ -99,3 +99,22 @@ def test_usual_pages_are_put_together(
     monkeypatch.delattr(entry_lines, "views")
     made, count = encode_entries([("orders", entries)], 2_000)
     assert (bytes(made), count) == (bytes(array), 3)
+
+
+@given(st.sampled_from(["orders", 'a "b" 5%', "é"]), pages())
+def test_lines_of_a_delivery_are_those_of_single_entries(stream: str, entries: list[RawEntry]) -> None:
+    lines = delivery_lines(stream, entries, 32_768)
+    if lines is not None:
+        shown = views(stream, entries)
+        for line in shown:
+            line.attempt = 1
+        assert f"[{''.join(lines)[1:]}]".encode() == bytes(encode_delivery(shown, 32_768))
+        assert len(lines) == len(entries)
+
+
+def test_usual_deliveries_have_lines() -> None:
+    entries = [RawEntry(f"1-{number}", words_of({"type": "order"}, Stamp("unix"))) for number in range(3)]
+    lines = delivery_lines("orders", entries, 2_000)
+    assert lines is not None
+    assert all(line.startswith(',{"id":"1-') and line.endswith(',"attempt":1}') for line in lines)
+    assert delivery_lines("orders", entries, 100) is None

@@ -1,48 +1,62 @@
 -- Acknowledges entries, whose leases end with that. Atomic, and fenced: an entry that another attempt owns is left
--- alone. It is what settle.lua does most, and lets Redis define little for it.
+-- alone. It is what settle.lua does most, and lets Redis define little for it. It serves several leases of a consumer,
+-- each as if it came alone, one after the other.
 --
 -- KEYS stream due_set history
--- ARGV group consumer taken_at:int attempts...
+-- ARGV group consumer leases...
 -- REPLY outcomes
 --
--- taken_at       time of the take
--- attempts       pairs of entry ID and attempt
--- outcomes       for each pair: done | already | lost
+-- leases         of each: the time of the take, how many entries follow, and pairs of entry ID and attempt
+-- outcomes       for each pair, in order: done | already | lost
 -- Raises NOGROUP if the group does not exist (any more).
 --
 -- What this attempt delayed is settled: it comes too late for that. Without any history nothing was delayed.
 
 local has_history = redis.call('EXISTS', history) == 1
 
--- The entries of a lease mostly follow each other, so that one question finds all of them. What it does not find is
--- asked for alone.
+local ids, members, wanted, times = {}, {}, {}, {}
+local place, from, to = leases, nil, nil
+while place < #ARGV do
+  local taken_at, last = tonumber(ARGV[place]), place + 2 * ARGV[place + 1]
+  for index = place + 2, last, 2 do
+    local id = ARGV[index]
+    local next = #ids + 1
+    ids[next], members[next] = id, id .. '/' .. ARGV[index + 1]
+    wanted[next], times[next] = tonumber(ARGV[index + 1]), taken_at
+    -- As texts, which is right for most: what is not found is asked for alone.
+    if not from or id < from then from = id end
+    if not to or id > to then to = id end
+  end
+  place = last + 2
+end
+
+-- The entries mostly follow each other, so that one question finds all of them. What it does not find is asked for
+-- alone.
 local found = {}
-if #ARGV > attempts + 1 then
-  local most = (#ARGV - attempts + 1) / 2
-  local page = redis.call('XPENDING', stream, group, ARGV[attempts], ARGV[#ARGV - 1], most)
+if #ids > 1 then
+  local page = redis.call('XPENDING', stream, group, from, to, #ids)
   for index = 1, #page do found[page[index][1]] = page[index] end
 end
 
 -- All are acknowledged at once: a call costs more than what it does for one entry.
-local outcomes, finished, stale = {}, {}, {}
-for index = attempts, #ARGV, 2 do
-  local id = ARGV[index]
-  local member = id .. '/' .. ARGV[index + 1]
-  local pending = found[id] or redis.call('XPENDING', stream, group, id, id, 1)[1]
+local outcomes, finished, stale, acknowledged = {}, {}, {}, {}
+for index = 1, #ids do
+  local id, member = ids[index], members[index]
+  local pending = not acknowledged[id] and (found[id] or redis.call('XPENDING', stream, group, id, id, 1)[1])
   local outcome = 'lost'
   if not pending then
     remove_due(due_set, member)
     if has_history then delivery_history.remove(history, id) end
     outcome = 'already'
-  elseif is_same_delivery(pending, consumer, tonumber(ARGV[index + 1]), taken_at) then
+  elseif is_same_delivery(pending, consumer, wanted[index], times[index]) then
     if has_history and select(2, find_due(due_set, member)) then
       outcome = 'already'
     else
-      finished[#finished + 1], stale[#stale + 1] = id, member
+      finished[#finished + 1], stale[#stale + 1], acknowledged[id] = id, member, true
       outcome = 'done'
     end
   end
-  outcomes[#outcomes + 1] = outcome
+  outcomes[index] = outcome
 end
 if #finished > 0 then
   redis.call('XACK', stream, group, unpack(finished))

@@ -10,13 +10,13 @@
 -- New entries read at once at most, which bounds what has to be given back.
 local MAX_BATCH = 10
 
-local bytes_left, largest = max_bytes, 0
+local bytes_left, largest, content = max_bytes, 0, 0
 
 local function count_bytes(entry)
   local values, size = entry[2], 0
   -- Without ipairs, which calls a function for each value.
   for each = 1, #values do size = size + #values[each] end
-  bytes_left = bytes_left - size
+  bytes_left, content = bytes_left - size, content + size
   if size > largest then largest = size end
 end
 
@@ -42,16 +42,19 @@ local function give_back(stream, group, entries, last)
   return true
 end
 
--- Returns up to `wanted` new entries, and {due time, member, ...} of those that are not in `claimed`, which may be nil;
--- nil and the error if Redis refused to read any. Each may be huge, and what was read is delivered. So one is read at a
--- time until their size is known; then several, because each read looks for its place in the stream. What is too much
--- is given back, which is possible in a stream with few groups.
-local function read_new(stream, group, consumer, wanted, due_at, claimed, has_few_groups)
-  local new, due = {}, {}
+-- Returns up to `wanted` new entries for each of so many takes, and {due time, member, ...} of those that are not in
+-- `claimed`, which may be nil; then how many there are for each take. nil and the error if Redis refused to read any.
+-- Each may be huge, and what was read is delivered. So one is read at a time until their size is known; then several,
+-- because each read looks for its place in the stream. What is too much is given back, which is possible in a stream
+-- with few groups.
+local function read_new(stream, group, consumer, wanted, takes, due_at, claimed, has_few_groups)
+  local new, due, shares, share = {}, {}, {}, 0
   -- As text: Redis takes as long to make one of a large number as for a small command.
   local due_text = string.format('%.0f', due_at)
-  while #new < wanted and bytes_left > 0 do
-    local size = has_few_groups and math.max(1, math.min(wanted - #new, batch, MAX_BATCH)) or 1
+  batch = batch * takes
+  while wanted > 0 and bytes_left > 0 and #shares < takes do
+    local most = wanted * (takes - #shares) - share
+    local size = has_few_groups and math.max(1, math.min(most, batch, MAX_BATCH)) or 1
     local read = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', size, 'STREAMS', stream, '>')
     if read and read.err then
       if #new == 0 then return nil, read end
@@ -62,7 +65,7 @@ local function read_new(stream, group, consumer, wanted, due_at, claimed, has_fe
     for index = 1, claimed and #entries or 0 do keep_all = keep_all or claimed[entries[index][1]] end
     for index = 1, #entries do
       local entry = entries[index]
-      if index > 1 and bytes_left <= 0 and not keep_all then
+      if #shares == takes and not keep_all then
         if give_back(stream, group, entries, index - 1) then break end
         keep_all = true
       end
@@ -71,10 +74,19 @@ local function read_new(stream, group, consumer, wanted, due_at, claimed, has_fe
         count_bytes(entry)
         due[#due + 1], due[#due + 2] = due_text, entry[1] .. '/1'
       end
+      if #shares == takes then
+        shares[takes] = shares[takes] + 1
+      else
+        share = share + 1
+        if share == wanted or bytes_left <= 0 then
+          shares[#shares + 1] = share
+          if #shares < takes then share, bytes_left = 0, max_bytes end
+        end
+      end
     end
     if #entries < size then break end
-    batch = math.floor(bytes_left / math.max(largest, 1))
+    batch = math.floor((bytes_left + (takes - #shares - 1) * max_bytes) / math.max(largest, 1))
   end
-  return new, due
+  if #shares < takes and share > 0 then shares[#shares + 1] = share end
+  return new, due, shares
 end
-

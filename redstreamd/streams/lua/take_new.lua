@@ -3,8 +3,11 @@
 -- is due, the group's clock is to be saved, the consumer is another principal's or new, or there is nothing new.
 --
 -- KEYS stream due_set group_hash
--- ARGV group consumer owner default_max_deliveries:int
--- REPLY now:int taken_at:int expires:int group_limit:int largest:int entries
+-- ARGV group consumer owner default_max_deliveries:int takes:int
+-- REPLY now:int taken_at:int expires:int group_limit:int clock_name:text largest:int shares entries
+--
+-- takes   how many takes this is: each gets up to `count` entries, and as much content
+-- shares  of how many entries each of them got, as far as there were any; the entries follow each other
 --
 -- As in take_work.lua. The daemon asks this only where take_work.lua found of late that there is no entry of another
 -- program to take, and that the stream has few groups.
@@ -21,7 +24,7 @@ local next_ms = string.format('(%.0f', now + 1)
 if #redis.call('ZRANGEBYSCORE', due_set, '-inf', next_ms, 'LIMIT', '0', '1') > 0 then return {} end
 local group_limit = limit_of_group(group_hash, default_max_deliveries)
 
-local new, due = read_new(stream, group, consumer, count, now + lease_ms, nil, true)
+local new, due, shares = read_new(stream, group, consumer, count, takes, now + lease_ms, nil, true)
 if not new or #new == 0 then return {} end
 redis.call('ZADD', due_set, unpack(due))
 redis.call('PEXPIRE', due_set, KEEP_CLOCK)
@@ -30,7 +33,8 @@ redis.call('PEXPIRE', due_set, KEEP_CLOCK)
 local time = redis.call('TIME')
 return reply({
   now = now, taken_at = math.max(server_now, time[1] * 1000 + math.floor(time[2] / 1000)),
-  expires = server_now + lease_ms, group_limit = group_limit, largest = largest,
+  expires = server_now + lease_ms, group_limit = group_limit, clock_name = clock_name,
+  largest = largest, shares = shares,
   -- As in read_page.lua.
-  entries = bytes_left > 0 and max_bytes <= 1048576 and cjson.encode(new) or new,
+  entries = content < math.min(max_bytes * takes, 1048576) and cjson.encode(new) or new,
 })

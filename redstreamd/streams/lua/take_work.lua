@@ -345,7 +345,7 @@ end
 local function take_new()
   local claimed = #taken > 0 and {}
   for index = 1, #taken do claimed[taken[index][1]] = index end
-  local new, due = read_new(stream, group, consumer, count - #taken, now + lease_ms, claimed, info)
+  local new, due = read_new(stream, group, consumer, count - #taken, 1, now + lease_ms, claimed, info)
   if not new then return nil, due end
   if #due > 0 then set_all_due(due_set, due) end
   for index = claimed and #new or 0, 1, -1 do

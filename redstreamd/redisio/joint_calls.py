@@ -1,0 +1,197 @@
+"""Calls that one script serves together: what a client asks of one group in a pass of the scheduler.
+
+A script costs Redis more than what it does for one entry, and the daemon more than what is asked. So calls of
+a script that can serve several are not queued one by one: those of one place and with equal terms, on behalf
+of one account, are joined until the pass ends, or until they are as many as one call may serve. Then they are
+one request, and its reply is divided among them.
+
+What comes later than a call and is no entry to be added is not sent before it: a command of another kind has
+what was joined before it queued first. A call that is cancelled before its request is sent leaves it without
+a trace; what becomes of a lost or refused request is told to each of its calls, which then goes on alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from trio.lowlevel import reschedule
+
+from redstreamd.admission.accounts import Account
+from redstreamd.admission.turns import turns
+from redstreamd.errors import BusError
+from redstreamd.errors.defects import report_defect
+from redstreamd.redisio.pipeline import Pipeline, Request
+from redstreamd.redisio.script import JoinableCall
+from redstreamd.stream_io import flush_at_end_of_pass
+
+#: Calls that one request serves at most, and what they bring together: no more than one call may bring. With
+#: more, the others of a client would wait for longer, and Redis for the first.
+MAX_CALLS: Final = 16
+MAX_WEIGHT: Final = 100
+
+
+class JointCalls:
+    """The calls that are joined and not queued yet, of all connections."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        # In the order in which they were begun.
+        self._open: dict[tuple[Account | None, object], _Joint] = {}
+
+    def __len__(self) -> int:
+        """Return how many requests are still joined."""
+        return len(self._open)
+
+    def add(self, pipeline: Pipeline, call: JoinableCall, then: Callable[[Any], None] | None) -> Request:
+        """Join a call to those of its kind; see `Pipeline.enqueue` for `then`.
+
+        The reply is that of the call alone, as its `split` makes it.
+        """
+        account = turns().account
+        place = account, call.place
+        joint = self._open.get(place)
+        if joint is not None and not joint.takes(pipeline, call):
+            del self._open[place]
+            joint.queue()
+            joint = None
+        if joint is None:
+            if not self._open:
+                flush_at_end_of_pass(self._end_of_pass)
+            joint = self._open[place] = _Joint(pipeline, call, account)
+        request = _Joined(pipeline, then, joint=joint, part=call.part)
+        joint.calls[request] = None
+        joint.weight += call.weight
+        if len(joint.calls) >= MAX_CALLS:
+            del self._open[place]
+            joint.queue()
+        return request
+
+    def queue_all(self) -> None:
+        """Queue all that is joined: something follows that is not to come before it."""
+        joints, self._open = self._open, {}
+        for joint in joints.values():
+            joint.queue()
+
+    def _end_of_pass(self) -> bool:
+        joints, self._open = self._open, {}
+        turn = turns()
+        woke = False
+        for joint in joints.values():
+            # The pass is over, and with it the time of whoever was served last.
+            turn.work_for(joint.account)
+            woke |= not joint.queue(is_last=True)
+        turn.work_for(None)
+        return woke
+
+
+class _Joined(Request, eq=False, gc=False):
+    """A call that is joined with others, as its caller sees it.
+
+    Attributes:
+        joint: What it is a part of; None once it is answered, or taken back.
+        part: What it brings.
+    """
+
+    joint: _Joint | None = None
+    part: Any = None
+
+    @property
+    def sent(self) -> bool:
+        """Whether the bytes of its request were handed to the socket."""
+        joint = self.joint
+        return self.deadline != float("inf") if joint is None else joint.is_sent
+
+    def send_now(self) -> None:
+        """Nothing: others may come to be sent with it."""
+
+    def take_back(self) -> bool:
+        """Take the call back if it is not sent; return whether it was. Else its reply still comes."""
+        if self.sent:
+            return False
+        joint, self.joint, self.then = self.joint, None, None
+        if joint is not None:
+            joint.leave(self)
+        return True
+
+
+class _Joint:
+    """Calls that become one request."""
+
+    # Invariant: request is None until it is queued, and what is queued has calls. Python's collector does not
+    # see requests, so calls are let go of when they are answered.
+    __slots__ = ("_first", "_pipeline", "account", "calls", "request", "weight")
+
+    def __init__(self, pipeline: Pipeline, first: JoinableCall, account: Account | None) -> None:
+        self.account = account
+        self.calls: dict[_Joined, None] = {}
+        self.request: Request | None = None
+        self.weight = 0
+        self._first = first
+        self._pipeline = pipeline
+
+    @property
+    def is_sent(self) -> bool:
+        return self.request is not None and self.request.sent
+
+    def takes(self, pipeline: Pipeline, call: JoinableCall) -> bool:
+        """Return whether a call can be one of these."""
+        return (
+            call.terms == self._first.terms
+            and pipeline is self._pipeline
+            and self.weight + call.weight <= MAX_WEIGHT
+        )
+
+    def leave(self, call: _Joined) -> None:
+        """Go on without a call that was taken back."""
+        del self.calls[call]
+        if self.request is not None:
+            # It waits for its turn: the others have a later one.
+            self.request.take_back()
+            self.request = None
+            self.queue()
+
+    def queue(self, *, is_last: bool = False) -> bool:
+        """Queue the request, unless all calls were taken back; return False if it was refused.
+
+        Args:
+            is_last: The pass has ended, and all that is queued is about to be sent.
+        """
+        if not self.calls:
+            return True
+        first, pipeline = self._first, self._pipeline
+        call = first.join(first.terms, [each.part for each in self.calls])
+        if is_last:
+            pipeline.end_pass()
+        try:
+            self.request = pipeline.enqueue(call.by_digest, self._answer)
+        except Exception as error:  # noqa: BLE001 - as a reply in its place: each goes on with that
+            self._answer(error)
+            return False
+        return True
+
+    def _answer(self, reply: Any) -> None:
+        """Give each call its reply, or the error in the place of all."""
+        calls, self.calls = self.calls, {}
+        deadline = float("inf") if self.request is None else self.request.deadline
+        replies: Sequence[Any]
+        if isinstance(reply, Exception):
+            replies = (reply,) * len(calls)
+        else:
+            try:
+                replies = self._first.split([call.part for call in calls], reply)
+            except BusError as error:
+                replies = (error,) * len(calls)
+        for call, own in zip(calls, replies, strict=True):
+            call.joint, call.deadline = None, deadline
+            then, call.then = call.then, None
+            if then is None:
+                call.result = own
+                if call.task is not None:
+                    task, call.task = call.task, None
+                    reschedule(task)
+                continue
+            try:
+                then(own)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it is no matter of the others
+                report_defect("a reply could not be handled", exc)
