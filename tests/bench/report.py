@@ -171,9 +171,9 @@ _SHARING = """\
 ### Sharing
 
 One client that asks for all it can get, and eight with 8 to 2,560 calls in flight on 1 to 10 connections. Of
-one: what a second of the daemon's CPU time gives with admission, as a part of what it gives without. Of
-eight: what they get together, as a part of what one gets alone, and how far the furthest is from an equal
-share."""
+one: what a second of the daemon's CPU time gives with admission, as a part of what it gives without, both by
+the best of many windows in turn. Of eight: what they get together, as a part of what one gets alone, and how
+far the furthest is from an equal share."""
 
 _WAITS = {
     "p50_ms": "p50, ms",

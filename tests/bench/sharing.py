@@ -10,7 +10,6 @@ import attrs
 from tests.bench.rows import Cell, Sample
 from tests.fairness import admission_cost, shares
 from tests.fairness.field import Field
-from tests.fairness.rows import Row
 from tests.support.daemon import running_daemon
 from tests.support.servers import Server
 
@@ -31,15 +30,11 @@ class Sharing:
         yield Cell("sharing", "8 clients with 8 to 2,560 in flight", "", self.eight)
 
     def admission(self) -> Sample:
-        """What a second of the daemon's CPU time gives with admission and without."""
+        """What a second of the daemon's CPU time gives with admission, as a part of what it gives without."""
         self.server.flush()
-        row = Row("", _GREEDY, admission_cost.CLIENTS[_GREEDY])
-        with admission_cost.fields(self.server) as both:
-            for field in both:
-                admission_cost.counted(field, row)
-            answers, seconds = zip(*(admission_cost.counted(field, row) for field in both), strict=True)
-        rates = [count / used for count, used in zip(answers, seconds, strict=True)]
-        return {"rate": answers[0] / _SECONDS, "percent": rates[0] / rates[1] * 100}
+        with admission_cost.daemons(self.server) as both:
+            found = admission_cost.cost(both, _GREEDY)
+        return {"rate": found.rate, "percent": found.share * 100}
 
     def eight(self) -> Sample:
         """What clients with different demands get together, as a part of what one gets alone, and each."""
