@@ -5,7 +5,7 @@ from __future__ import annotations
 from redstreamd.audit.call_audit import DENIED
 from redstreamd.audit.call_log import CallLog
 from redstreamd.metrics.call_counts import CallCounts
-from redstreamd.stream_io import flush_at_end_of_pass
+from redstreamd.stream_io import end_of_pass
 from redstreamd.tools.invocation import CallEnded
 
 
@@ -18,7 +18,8 @@ class EndedCalls:
     """
 
     def __init__(self, log: CallLog, counts: CallCounts) -> None:
-        """Tell `log` and `counts`."""
+        """Tell `log` and `counts`; in the run of trio in which calls are made."""
+        self._at_end_of_pass = end_of_pass()
         self._log = log
         self._counts = counts
         # None of which the audit records.
@@ -36,7 +37,7 @@ class EndedCalls:
             return
         calls = self._calls
         if not calls:
-            flush_at_end_of_pass(self.tell)
+            self._at_end_of_pass(self.tell)
         calls.append(ended)
 
     def tell(self) -> bool:

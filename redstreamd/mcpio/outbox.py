@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from redstreamd.admission.memory import STEP_BYTES, Share
-from redstreamd.stream_io import flush_at_end_of_pass, nonblocking_write
+from redstreamd.stream_io import end_of_pass, nonblocking_write
 
 #: How much a client may leave unread for as long as it likes: no more than it costs to know it.
 UNREAD_BYTES: Final = 64 * 1024
@@ -56,6 +56,7 @@ class Outbox:
         """
         self._stream = stream
         self._write = nonblocking_write(stream)
+        self._at_end_of_pass = end_of_pass()
         self._max_bytes = max_bytes
         self._start_soon = start_soon
         self._on_overflow = on_overflow
@@ -117,7 +118,7 @@ class Outbox:
             if self._write is None:
                 self._start_writer()
             else:
-                flush_at_end_of_pass(self._flush)
+                self._at_end_of_pass(self._flush)
 
     # Of a byte stream, all messages are lines.
     answer = send

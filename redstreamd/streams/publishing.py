@@ -230,7 +230,7 @@ class Publisher:
         )
 
     def plan_one(
-        self, stream: str, members: Mapping[str, Any], sender: str, made: Callable[[str], ResultT]
+        self, stream: str, members: Mapping[str, Any], sender: str, made: Callable[[bytes], ResultT]
     ) -> Plan[ResultT]:
         """Plan what `plan_add` does with one entry, a stamp of its sender and nothing else.
 
@@ -308,11 +308,11 @@ class Publisher:
             **self._groups.operands(stream, self._max_groups),
         }
 
-    def _added_one(self, entry_id: bytes) -> str:
+    def _added_one(self, entry_id: bytes) -> bytes:
         if type(entry_id) is not bytes:
             raise TypeError("an entry has an ID")
         self.added += 1
-        return entry_id.decode()
+        return entry_id
 
     def _added(
         self, stream: str, reply: Any, idempotency_key: str | None, confirmation: Confirmation | None = None
@@ -362,8 +362,8 @@ class Publisher:
         return bool(found == 2)
 
 
-def _one_added(entry_id: str) -> Added:
-    return Added([entry_id], duplicate=False)
+def _one_added(entry_id: bytes) -> Added:
+    return Added([entry_id.decode()], duplicate=False)
 
 
 def _quarantine_full(stream: str) -> BusError:

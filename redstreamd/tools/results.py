@@ -113,18 +113,17 @@ class ResultForm:
     def __init__(self, like: Callable[[str], object]) -> None:
         """Differ as what `like` returns for a text, which has the text once; encoded when first needed."""
         self._like: Final = like
-        self._parts: Sequence[str] | None = None
+        self._parts: Sequence[bytes] | None = None
 
-    def filled(self, text: str) -> Result:
+    def filled(self, text: bytes) -> Result:
         """Return what `success` returns with this text, which JSON need not escape: visible ASCII."""
         first, second, third, before, after = self._parts or self._split()
-        body = f"{before}{text}{after}".encode()
-        return Result(False, f"{first}{text}{second}{text}{third}".encode(), body, len(body))
+        body = before + text + after
+        return Result(False, b"".join((first, text, second, text, third)), body, len(body))
 
-    def _split(self) -> Sequence[str]:
-        made = success(self._like(_BLANK))
-        opened, body = made.opened.decode(), (made.body or b"").decode()
-        self._parts = *opened.split(_BLANK), *body.split(_BLANK)
+    def _split(self) -> Sequence[bytes]:
+        made, blank = success(self._like(_BLANK)), _BLANK.encode()
+        self._parts = *made.opened.split(blank), *(made.body or b"").split(blank)
         return self._parts
 
 

@@ -88,8 +88,8 @@ def test_a_form_is_filled_to_what_success_returns(entry_id: str, around: str) ->
     def like(text: str) -> object:
         return Group(f"{around}{text}", 1)
 
-    assert ResultForm(like).filled(entry_id) == success(like(entry_id))
-    assert ONE_ADDED.filled(entry_id) == success(StreamAdded([entry_id]))
+    assert ResultForm(like).filled(entry_id.encode()) == success(like(entry_id))
+    assert ONE_ADDED.filled(entry_id.encode()) == success(StreamAdded([entry_id]))
 
 
 def test_a_result_is_not_encoded_again() -> None:
