@@ -6,9 +6,9 @@ Other programs of the machine do not change them, so two checkouts can be compar
 Waves of calls are sent on one connection; the least of some waves counts. The turns of the event loop are
 made longer, since callgrind is some fifty times slower than the processor: else a wave would be cut into more
 turns than it is. So are the time from one collection of garbage to the next, and that for which takes of new
-entries look for nothing else. They begin once the daemon imports
-nothing more. What runs besides calls (heartbeats, pings) is a part of it, less than one percent. The floor,
-which shows what pure Python needs at least, is counted likewise where it serves the call.
+entries look for nothing else. They begin once the daemon imports nothing more. What runs besides calls
+(heartbeats, pings) is a part of it, less than one percent; more on a busy machine, where it takes longer. The
+floor, which shows what pure Python needs at least, is counted likewise where it serves the call.
 """
 
 from __future__ import annotations
@@ -41,16 +41,18 @@ _SLOWER: Final = 50
 _START_SECONDS: Final = 300
 _COLUMNS: Final = ("handshake", "2026-07-28", "floor")
 
-# The first argument is what turns are longer by.
+# The first argument is what turns are longer by, and the time that Redis has to reply to a PING.
 _DAEMON: Final = """
 import sys
 from redstreamd.admission import turns
+from redstreamd.redisio.topology import Topology
 from redstreamd.service import collector
 from redstreamd.streams import takes
 for module in (turns, collector):
     for name in [name for name in vars(module) if name.endswith("_SECONDS")]:
         setattr(module, name, getattr(module, name) * float(sys.argv[1]))
 takes.NO_SCAN_SECONDS *= float(sys.argv[1])
+Topology.__init__.__kwdefaults__["ping_timeout"] *= float(sys.argv[1])
 from redstreamd.cli import main
 sys.argv[1:2] = []
 sys.exit(main())
