@@ -68,21 +68,15 @@ class JointCalls:
         return request
 
     def queue_all(self) -> None:
-        """Queue all that is joined: something follows that is not to come before it."""
-        joints, self._open = self._open, {}
-        for joint in joints.values():
-            joint.queue()
+        """Queue what is joined of the account that is served: what follows is not to come before it."""
+        account = turns().account
+        for place in [place for place in self._open if place[0] is account]:
+            self._open.pop(place).queue()
 
     def _end_of_pass(self) -> bool:
         joints, self._open = self._open, {}
-        turn = turns()
-        woke = False
-        for joint in joints.values():
-            # The pass is over, and with it the time of whoever was served last.
-            turn.work_for(joint.account)
-            woke |= not joint.queue(is_last=True)
-        turn.work_for(None)
-        return woke
+        refused = [joint for joint in joints.values() if not joint.queue(is_last=True)]
+        return bool(refused)
 
 
 class _Joined(Request, eq=False, gc=False):
@@ -163,11 +157,19 @@ class _Joint:
         call = first.join(first.terms, [each.part for each in self.calls])
         if is_last:
             pipeline.end_pass()
+        turn = turns()
+        served = turn.account
+        if served is not self.account:
+            # The pass is over, or somebody else's call ended.
+            turn.work_for(self.account)
         try:
             self.request = pipeline.enqueue(call.by_digest, self._answer)
         except Exception as error:  # noqa: BLE001 - as a reply in its place: each goes on with that
             self._answer(error)
             return False
+        finally:
+            if served is not self.account:
+                turn.work_for(served)
         return True
 
     def _answer(self, reply: Any) -> None:

@@ -113,7 +113,7 @@ def _answered(settled: Settled) -> WorkDone | Result:
     if len(outcomes) == 1 and settled.kept_for is None:
         ((entry_id, outcome),) = outcomes.items()
         if outcome is Outcome.DONE:
-            return _ONE_DONE.filled(entry_id)
+            return _ONE_DONE.filled(entry_id.encode())
     return _done_unless_lost(settled)
 
 

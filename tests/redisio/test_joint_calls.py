@@ -124,17 +124,22 @@ async def test_what_differs_is_not_joined_and_one_place_keeps_its_order(redis: S
 async def test_a_command_of_another_kind_follows_what_was_asked_before_it(redis: Server) -> None:
     async with _connected(Target(path=redis.path)) as client:
         before, asked, read = _scripts(redis), _Asked(client), list[Any]()
+        others = _Asked(client, _account())
         asked.ask("a")
+        others.ask("x", key="m")
         client.submit(("LRANGE", "l", "0", "-1"), read.append, "l")
+        # Somebody else's command is no matter of theirs.
+        others.ask("y", key="m")
         asked.ask("b")
         # An entry that is added does not keep calls from being joined.
         added = PackedCommand("XADD", b"*5\r\n$4\r\nXADD\r\n$1\r\ns\r\n$1\r\n*\r\n$1\r\nf\r\n$1\r\nv\r\n")
         client.submit(added, read.append, "s")
         asked.ask("c")
         await asked.answers(3)
+        await others.answers(2)
         assert (read[0], len(read)) == ([b"a"], 2)
-        assert _written(redis) == [b"a", b"b", b"c"]
-        assert _scripts(redis) == before + 2
+        assert [_written(redis), _written(redis, "m")] == [[b"a", b"b", b"c"], [b"x", b"y"]]
+        assert _scripts(redis) == before + 3
 
 
 async def test_a_call_that_is_taken_back_before_it_is_sent_leaves_no_trace(redis: Server) -> None:
