@@ -48,7 +48,7 @@ class JointCalls:
 
         The reply is that of the call alone, as its `split` makes it.
         """
-        account = turns().account
+        account = None if pipeline.turns is None else pipeline.turns.account
         place = account, call.place
         joint = self._open.get(place)
         if joint is not None and not joint.takes(pipeline, call):

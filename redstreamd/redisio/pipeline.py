@@ -223,7 +223,7 @@ class Pipeline:
         self._send_now = send_now
         # The pass in which that was called last, by `Turns.now`.
         self._sent_now_at = 0.0
-        self._turns = turns
+        self._turns = self.turns = turns
         # Requests that wait for their turn, how many they are, and their size.
         self._deferred: FairQueue[Request] = FairQueue()
         self._waiting = 0

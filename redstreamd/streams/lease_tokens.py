@@ -146,7 +146,7 @@ class LeaseKey:
             numbers[:0] = (*first, lease.length_ms, *own)
         who = lease.stream, lease.group, lease.consumer, lease.principal
         body = _encode((*who, lease.taken_at, lease.max_deliveries, numbers))
-        text = binascii.b2a_base64(body + self._mac(body), newline=False)
+        text = binascii.b2a_base64(body + self._hmac(body)[:_MAC_BYTES], newline=False)
         token = _PREFIX + text.translate(_URL_SAFE).rstrip(b"=").decode("ascii")
         # A limit of its own is only in a token that tells the length, too.
         if len(lease.attempts) <= _MAX_REMEMBERED_ENTRIES and lease.length_ms is not None:
@@ -188,14 +188,11 @@ class LeaseKey:
         except ValueError:
             return None
         body, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
-        return body if hmac.compare_digest(mac, self._mac(body)) else None
+        return body if hmac.compare_digest(mac, self._hmac(body)[:_MAC_BYTES]) else None
 
     def derive(self, purpose: str) -> bytes:
         """Return a key of 32 bytes for another purpose. No token's body is equal to a text."""
         return self._hmac(purpose.encode())
-
-    def _mac(self, body: bytes) -> bytes:
-        return self._hmac(body)[:_MAC_BYTES]
 
     def _hmac(self, body: bytes) -> bytes:
         inner, outer = self._inner.copy(), self._outer.copy()

@@ -8,6 +8,7 @@ and what is new: by a script that defines little, and gives way to the whole one
 from __future__ import annotations
 
 import hashlib
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -15,7 +16,6 @@ from itertools import accumulate, pairwise
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import trio
 
 from redstreamd.errors import BusError
 from redstreamd.policy import Principal
@@ -71,8 +71,8 @@ class _Seen:
         scan_from: Where the scan for entries without a lease goes on.
         batch: How many new entries are read at once at first: as many as fit if all are as large as the
             largest of the last take.
-        only_new_until: Until then, by trio's clock, a take may look for what is due and what is new only; 0
-            if every take has to look for everything.
+        only_new_until: Until then, by `perf_counter`, a take may look for what is due and what is new only;
+            0 if every take has to look for everything.
         looking: Reads the reply of the take that looks for everything meanwhile, for as long as one is
             expected; None: nobody looks.
     """
@@ -90,7 +90,7 @@ class _Seen:
         until = self.only_new_until
         if not until:
             return True
-        now = trio.current_time()
+        now = time.perf_counter()
         if now < until:
             # A take that was taken back, or whose reply was lost, has seen nothing.
             return self.looking is not None and self.looking() is None
@@ -238,7 +238,8 @@ class Takes:
         reword: Callable[[BusError], BusError] | None = None,
     ) -> Plan[Taken]:
         """Plan to lease entries; see `Leases.plan_take`."""
-        seen = self._seen_of((take.stream, take.group))
+        place = take.stream, take.group
+        seen = self._seen.get(place) or self._seen_of(place)
         owner = consumer_operands(principal, take.consumer)
         if (
             seen.must_look(self._no_scan_seconds)
@@ -295,7 +296,7 @@ class Takes:
             reply = new.reply
             if len(new.entries) < take.count:
                 seen.only_new_until = 0.0
-            group_limit = reply.group_limit
+            group_limit, asked = reply.group_limit, take.max_deliveries
             return Taken(
                 new.entries,
                 [1] * len(new.entries),
@@ -303,7 +304,7 @@ class Takes:
                 reply.taken_at,
                 reply.expires,
                 lease_ms=terms[5],
-                own_limit=_own_limit(take.max_deliveries, group_limit),
+                own_limit=None if asked is None else _own_limit(asked, group_limit),
                 group_limit=group_limit,
                 consumer=terms[2],
                 together=new.together,
@@ -401,7 +402,7 @@ class Takes:
             not (take.resume or reply.replayed) and seen.scan_from == "-" and set(reply.attempts) == {1}
         )
         may_leave_out = has_looked and len(entries) == take.count and self._groups.has_few(take.stream)
-        seen.only_new_until = trio.current_time() + self._no_scan_seconds if may_leave_out else 0.0
+        seen.only_new_until = time.perf_counter() + self._no_scan_seconds if may_leave_out else 0.0
         seen.looking = None
         return Taken(
             entries,
@@ -453,6 +454,6 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def _own_limit(asked: int | None, of_group: int) -> int | None:
+def _own_limit(asked: int, of_group: int) -> int | None:
     """Return the limit of deliveries of a lease, if it allows more than that of its group; 0 is for never."""
-    return asked if asked is not None and of_group and (asked == 0 or asked > of_group) else None
+    return asked if of_group and (asked == 0 or asked > of_group) else None

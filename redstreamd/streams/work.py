@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any
+from operator import attrgetter
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -30,6 +31,8 @@ from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.take_queues import TakeQueues
 from redstreamd.streams.takes import Take, Taken
 from redstreamd.streams.waiting import Wait, run_wait
+
+_entry_id: Final = attrgetter("id")
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -101,7 +104,7 @@ class WorkQueue:
         self, take: Take, principal: Principal, *, timeout_seconds: float = 0.0
     ) -> Plan[Work] | None:
         """Plan a take, whose rest is the wait; see `take`. None if it has to queue behind others first."""
-        if self._queues_behind_others(take, timeout_seconds):
+        if timeout_seconds > 0 and self._queues_behind_others(take, timeout_seconds):
             return None
         plan = self._plan_take(take, principal)
         if timeout_seconds > 0 and not take.resume:
@@ -144,7 +147,7 @@ class WorkQueue:
                     take.group,
                     taken.consumer,
                     principal.name,
-                    dict(zip([entry.id for entry in taken.entries], taken.attempts, strict=True)),
+                    dict(zip(map(_entry_id, taken.entries), taken.attempts, strict=True)),
                     taken.taken_at,
                     taken.group_limit if taken.own_limit is None else taken.own_limit,
                     taken.lease_ms,

@@ -160,12 +160,13 @@ def _plan_take(call: Call[Bus], args: WorkTakeArguments) -> Plan[WorkTaken | Res
     if args.stream not in call.bus.names.plain:
         return None
     seconds = wait_seconds(call, args.timeout_seconds)
-    plan = call.bus.work.plan_take(_take(call, args), call.principal, timeout_seconds=seconds)
+    take = _take(call, args)
+    plan = call.bus.work.plan_take(take, call.principal, timeout_seconds=seconds)
     if plan is None:
         return None
     if seconds > 0:
         plan = plan.with_rest(partial(with_progress, call, seconds))
-    return plan.then(partial(_answered, call, args))
+    return plan.then(partial(_answered, call, args, take.max_bytes))
 
 
 def _wait_to_take(call: Call[Bus], args: WorkTakeArguments) -> Wait | None:
@@ -192,13 +193,12 @@ def _take(call: Call[Bus], args: WorkTakeArguments) -> Take:
     )
 
 
-def _answered(call: Call[Bus], args: WorkTakeArguments, work: Work) -> WorkTaken | Result:
+def _answered(call: Call[Bus], args: WorkTakeArguments, most: int | None, work: Work) -> WorkTaken | Result:
     """Return what `_taken` does; where the entries are new and usual, as JSON, made for all takes at once."""
     taken = work.taken
     together = taken.together
     did_more = taken.group_created or taken.dead_lettered
-    if together is not None and args.max_deliveries is None and not did_more:
-        most = call.bus.quotas.result_bytes(call.principal)
+    if together is not None and args.max_deliveries is None and most is not None and not did_more:
         if together.lines is None:
             together.lines = delivery_lines(args.stream, together.entries, most * together.takes) or ()
         lines = together.lines[taken.place : taken.place + len(taken.entries)]
