@@ -5,7 +5,7 @@ Redis's own time is compared, as it counts it itself, between a few and very man
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -24,6 +24,8 @@ from tests.support.measured import measured
 from tests.support.servers import Server
 
 _FEW, _MANY, _ROUNDS = 10, 10_000, 15
+#: How often a call that seems slower is looked at: other programs leave less of the processor for a while.
+_TRIES = 5
 
 
 def _microseconds(server: Server) -> int:
@@ -38,7 +40,10 @@ def _microseconds(server: Server) -> int:
 
 
 async def _cost(server: Server, call: Callable[[], Awaitable[object]]) -> float:
-    """Return Redis's time for one call in microseconds: the median of many."""
+    """Return Redis's time for one call in microseconds: the least of many.
+
+    Redis counts the time in which others had its processor, too, in most of them where many want it.
+    """
     took = []
     for number in range(_ROUNDS + 3):
         before = _microseconds(server)
@@ -46,7 +51,7 @@ async def _cost(server: Server, call: Callable[[], Awaitable[object]]) -> float:
         # The first ones load the script and learn the number of groups.
         if number >= 3:
             took.append(_microseconds(server) - before)
-    return statistics.median(took)
+    return min(took)
 
 
 async def _slower(bus: Bus, server: Server, few: dict[str, float]) -> dict[str, tuple[float, float]]:
@@ -55,9 +60,11 @@ async def _slower(bus: Bus, server: Server, few: dict[str, float]) -> dict[str, 
     for name, call in _CALLS.items():
         # 2, and what a timer of microseconds cannot tell.
         bound = 2 * few[name] + 10
-        cost = await _cost(server, lambda call=call: call(bus))  # type: ignore[misc]
-        if cost > bound:
-            slower[name] = few[name], cost
+        costs = [math.inf]
+        while min(costs) > bound and len(costs) <= _TRIES:
+            costs.append(await _cost(server, lambda call=call: call(bus)))  # type: ignore[misc]
+        if min(costs) > bound:
+            slower[name] = few[name], min(costs)
     return slower
 
 
@@ -97,7 +104,6 @@ async def test_no_call_takes_redis_longer_because_a_stream_has_many_groups(bus: 
     few = await _costs(bus, server)
     server.commands(*[("XGROUP", "CREATE", "s", f"g{number}", "0") for number in range(_FEW, _MANY)])
     slower = await _slower(bus, server, few)
-    # Redis counts the time in which others had its processor, too.
     with measured:
         assert not slower
 
@@ -113,7 +119,6 @@ async def test_no_call_takes_redis_longer_because_a_group_has_many_consumers(
     few = await _costs(bus, server)
     server.commands(*[("XGROUP", "CREATECONSUMER", "s", "g1", f"c{number}") for number in range(_FEW, _MANY)])
     slower = await _slower(bus, server, few)
-    # Redis counts the time in which others had its processor, too.
     with measured:
         assert not slower
 
