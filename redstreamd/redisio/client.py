@@ -222,7 +222,7 @@ class Redis:
         pipeline = node.roles[role].pipeline
         if type(write) is JoinableCall:
             return self._joint.add(pipeline, write, then)
-        if self._joint and type(write) is not PackedCommand:
+        if type(write) is not PackedCommand and self._joint:
             self._joint.queue_all()
         return pipeline.enqueue(
             write.by_digest if type(write) is ScriptCall else write,  # type: ignore[arg-type]
