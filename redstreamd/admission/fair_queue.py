@@ -112,18 +112,24 @@ class FairQueue(Generic[ItemT]):
             raise IndexError("no item waits")
         while node.members:
             first = self._first(node)
-            node.account.level_rank = max(node.account.level_rank, first.account.rank)
+            if first.account.rank > node.account.level_rank:
+                node.account.level_rank = first.account.rank
             node = first
-        account, item = node.account, next(iter(node.items))
-        self.remove(account, item)
-        return account, item
+        item = next(iter(node.items))
+        self._take_out(node, item)
+        return node.account, item
 
     def remove(self, account: Account, item: ItemT) -> bool:
         """Remove an item; return whether it was there."""
-        node: _Node[ItemT] | None = self._nodes.get(account)
+        node = self._nodes.get(account)
         if node is None or item not in node.items:
             return False
-        del node.items[item]
+        self._take_out(node, item)
+        return True
+
+    def _take_out(self, leaf: _Node[ItemT], item: ItemT) -> None:
+        del leaf.items[item]
+        node: _Node[ItemT] | None = leaf
         while node is not None:
             node.size -= 1
             above = node.above
@@ -133,9 +139,9 @@ class FairQueue(Generic[ItemT]):
                 node.heap.clear()
                 del self._nodes[node.account]
                 above.members -= 1
-                self._tidy(above)
+                if len(above.heap) > 2 * above.members + 8:
+                    self._tidy(above)
             node = above
-        return True
 
     def _node(self, account: Account) -> _Node[ItemT]:
         """Return the node of an account; a new one waits from now on."""
@@ -180,7 +186,6 @@ class FairQueue(Generic[ItemT]):
 
     @staticmethod
     def _tidy(node: _Node[ItemT]) -> None:
-        """Drop entries that are out of date once they are the most."""
-        if len(node.heap) > 2 * node.members + 8:
-            node.heap = [entry for entry in node.heap if entry is entry[2].entry]
-            heapq.heapify(node.heap)
+        """Drop entries that are out of date: they are the most."""
+        node.heap = [entry for entry in node.heap if entry is entry[2].entry]
+        heapq.heapify(node.heap)

@@ -21,7 +21,7 @@ import select
 import time
 from collections import deque
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
@@ -66,6 +66,18 @@ _PARTS: Final = 8
 ACCOUNT: ContextVar[Account | None] = ContextVar("ACCOUNT", default=None)
 
 
+class Reading(Protocol):
+    """What waits for a turn without a task of its own."""
+
+    def read(self) -> None:
+        """Do what was waited for, or nothing if that is over by now; must not block or raise."""
+        ...
+
+
+#: What waits for a turn, and about how many seconds that takes.
+Place = tuple[Task | Reading, float]
+
+
 class Turns(trio.abc.Instrument):
     """The turns of one run of trio; made by `turns`.
 
@@ -77,7 +89,7 @@ class Turns(trio.abc.Instrument):
         is_light: Whether one who got little was served of late.
         replies_seconds: How long replies of Redis may be handled at once in this pass.
         redis_seconds: Redis's time that what was sent for `account` will take, and that is not counted yet.
-        waiting: Tasks that wait for their turn.
+        waiting: What waits for its turn.
         held_back: Readers of processes with many commands waiting, by process. Who comes to read for such a
             process waits behind them, else one that keeps it below `MAX_QUEUED` would keep them out.
     """
@@ -90,7 +102,7 @@ class Turns(trio.abc.Instrument):
         self.is_shared = self.is_light = False
         self.replies_seconds = LONE_TURN_SECONDS
         self.redis_seconds = 0.0
-        self.waiting: Final[FairQueue[tuple[Task, float]]] = FairQueue()
+        self.waiting: Final[FairQueue[Place]] = FairQueue()
         self.held_back: Final[dict[Account, deque[Task]]] = {}
         # Since when the loop has worked for `account`.
         self._since = 0.0
@@ -99,8 +111,9 @@ class Turns(trio.abc.Instrument):
         self._task_since = 0.0
         # What the thread had run when the pass began.
         self._ran = 0.0
-        # Seconds that tasks will take in the next pass.
+        # Seconds that tasks will take in the next pass, and who has a turn in it without a task.
         self._promised = 0.0
+        self._granted: Reading | None = None
         self._is_new_pass = True
         self._last: Account | None = None
         self._company_ends = 0.0
@@ -229,16 +242,36 @@ class Turns(trio.abc.Instrument):
         self._turn_ends -= account.part
         self._promised += account.part
 
+    def may_begin(self, account: Account, descriptor: int) -> bool:
+        """Return whether a message that has arrived may be read in this pass.
+
+        Args:
+            account: The connection's.
+            descriptor: See `let_pass`.
+        """
+        must_wait = len(self.waiting) > 0 or (time.perf_counter() >= self.ends and self.is_over())
+        # Whoever got little may read one message at once.
+        is_first = (must_wait or self.is_shared) and self.let_pass(account.parent or account, descriptor)
+        return is_first or not must_wait
+
+    def queue(self, account: Account, place: Place) -> None:
+        """Let something wait for its turn."""
+        self.waiting.push(account, place)
+        self._tick_on()
+
+    def leave(self, account: Account, place: Place) -> None:
+        """Give up the place of what waits."""
+        self.waiting.remove(account, place)
+
     async def turn(self, account: Account, seconds: float) -> None:
         """Wait for a turn of about so many seconds; a checkpoint. If cancelled, the place is given up."""
         place = (current_task(), seconds)
 
         def give_up(_raise_cancel: object) -> Abort:
-            self.waiting.remove(account, place)
+            self.leave(account, place)
             return Abort.SUCCEEDED
 
-        self.waiting.push(account, place)
-        self._tick_on()
+        self.queue(account, place)
         await wait_task_rescheduled(give_up)
 
     async def part(self, account: Account) -> None:
@@ -254,9 +287,27 @@ class Turns(trio.abc.Instrument):
         room = _ROOM_SECONDS if self.is_light else _WIDE_ROOM_SECONDS
         waiting = self.waiting
         while waiting and seconds < room:
-            _, (task, expected) = waiting.pop()
-            reschedule(task)
+            _, (who, expected) = waiting.pop()
+            if type(who) is not Task:
+                # The others have theirs as long as there is room, see `_serve`.
+                self._granted = who
+                return
+            reschedule(who)
             seconds += expected
+
+    def _serve(self) -> None:
+        """Let those without a task have their turns: one in any case, more as long as this pass has room."""
+        granted, self._granted = self._granted, None
+        if granted is not None:
+            granted.read()
+        waiting = self.waiting
+        while waiting and not self.is_over():
+            _, (who, expected) = waiting.pop()
+            if type(who) is Task:
+                reschedule(who)
+                self._promised += expected
+                return
+            who.read()
 
     def _tick_on(self) -> None:
         """See to it that trio does not wait for input while somebody waits for a turn."""
@@ -270,8 +321,10 @@ class Turns(trio.abc.Instrument):
 
     async def _tick(self) -> None:
         while True:
+            self._serve()
             while self.waiting:
                 await trio.lowlevel.cancel_shielded_checkpoint()
+                self._serve()
             self._is_ticking = False
             await wait_task_rescheduled(lambda _raise_cancel: Abort.SUCCEEDED)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -27,6 +28,7 @@ from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
+from redstreamd.mcpio.parked_readers import READ_BYTES, Left, readers
 from redstreamd.mcpio.plain_calls import decode
 from redstreamd.mcpio.session import LONG_MESSAGE, Session, Task
 from redstreamd.policy import Principal
@@ -41,8 +43,6 @@ FINAL_WRITE_SECONDS: Final = 0.25
 # until the connection is this old, because it would get no answer otherwise. 0.25 s was too short for one
 # connection in a hundred, on a machine busy with the restart.
 FIRST_REQUEST_SECONDS: Final = 1.0
-# The most that is read at once; by default a Unix socket buffers about three times as much.
-READ_BYTES: Final = 65536
 # What a message is taken to cost before it is read, and each byte of a long one.
 _MESSAGE_SECONDS: Final = 0.0001
 _BYTE_SECONDS: Final = 1e-7
@@ -116,6 +116,9 @@ class ClientConnection:
             id=None if state is None else state.connection_id,
         )
         self.id = books.id
+        self._process: Final = books.account.parent or books.account
+        self._turns: Final = turns()
+        self._descriptor: Final = descriptor(stream)
         self._inherited = state
         self._splitter = LineSplitter(limits.max_message_bytes, books.share)
         # Whether the client may still turn out to speak another protocol.
@@ -207,7 +210,7 @@ class ClientConnection:
                         nursery.start_soon(self._stop_reading_when_idle)
                     task_status.started()
                     with self._reading:
-                        await self._read(receiver(self._stream))
+                        await self._read_all()
                     self._lifecycle.stop_reading()
                     await self._finish(nursery)
                     nursery.cancel_scope.cancel()
@@ -344,16 +347,71 @@ class ClientConnection:
         await self._session.in_flight.wait_empty()
         self._reading.cancel()
 
-    async def _read(self, receive: Receive) -> None:
+    async def _read_all(self) -> None:
+        """Handle messages until the client stops sending, without a task where that is possible."""
+        fileno = self._descriptor()
+        if not isinstance(self._stream, trio.SocketStream):
+            await self._read(self._receive_by(receiver(self._stream)))
+            return
+        reader = readers().open(fileno, self._books.account, self._take)
+        try:
+            await self._read(reader.receive)
+        finally:
+            reader.close()
+
+    def _receive_by(self, receive: Receive) -> Callable[[], Awaitable[bool]]:
+        """Return what receives and feeds the splitter; it returns False at the end of the stream."""
+        size, turn, account = 0, self._turns, self._books.account
+
+        async def receive_and_feed() -> bool:
+            nonlocal size
+            if size == READ_BYTES and turn.is_shared:
+                # Many clients may send long messages at the same time, which are copied as they come.
+                await turn.turn(account, _READ_SECONDS)
+            data = await receive(READ_BYTES)
+            size = len(data)
+            self._splitter.feed(bytes(data))
+            return size > 0
+
+        return receive_and_feed
+
+    def _take(self, data: bytes | None) -> Left:
+        """Take what was received, and serve it as `_read` does, which waits for more meanwhile.
+
+        What is not served at once is left to that. In the place of `data` None stands for what was left.
+        """
+        splitter = self._splitter
+        if data is not None:
+            splitter.feed(data)
+            if not data or self._is_opening or not self._message_received.was_set:
+                return Left.FOR_TASK
+        turn, process, session, outbox = self._turns, self._process, self._session, self._outbox
+        limits, lines = session.limits, splitter.lines
+        # While nobody else has work, a cancellation is read with the call before it.
+        at_once = 1 if turn.is_shared else 2
+        while lines:
+            if at_once:
+                at_once -= 1
+            elif time.perf_counter() >= turn.ends and turn.is_over():
+                return Left.MESSAGES
+            if len(lines[-1]) >= LONG_MESSAGE or process.queued >= MAX_QUEUED or process in turn.held_back:
+                return Left.FOR_TASK
+            line = lines.pop()
+            if splitter.held:
+                splitter.took(line)
+            if not session.take_call(decode(line, limits), len(line), outbox):
+                splitter.put_back(line)
+                return Left.FOR_TASK
+        return Left.NOTHING
+
+    async def _read(self, receive: Callable[[], Awaitable[bool]]) -> None:
         """Handle messages until the client stops sending or shows that it speaks another protocol."""
         session, outbox, splitter = self._session, self._outbox, self._splitter
-        account, turn = self._books.account, turns()
-        process = account.parent or account
+        account, turn, process = self._books.account, self._turns, self._process
         lines, clock = splitter.lines, time.perf_counter
-        fileno = descriptor(self._stream)
+        fileno = self._descriptor
         limits = session.limits
         has_received = has_ended = was_held_back = False
-        size = 0
         while True:
             if self._is_opening and self._is_foreign():
                 return
@@ -386,7 +444,7 @@ class ClientConnection:
                     read += 1
                     line = lines.pop()
                     if splitter.held:
-                        splitter.count()
+                        splitter.took(line)
                     if len(line) < LONG_MESSAGE:
                         # As `Session.take`.
                         taken = session.take_call(decode(line, limits), len(line), outbox)
@@ -407,20 +465,12 @@ class ClientConnection:
                 # Last, because the daemon's own start does not count.
                 self._end(Ending.EOF, EOF_GRACE_SECONDS)
                 return
-            if size == READ_BYTES and turn.is_shared:
-                # Many clients may send long messages at the same time, which are copied as they come.
-                await turn.turn(account, _READ_SECONDS)
             try:
-                data = await receive(READ_BYTES)
+                has_ended = not await receive()
             except trio.BrokenResourceError:
                 self._end(Ending.BROKEN)
                 return
-            size = len(data)
-            if size:
-                splitter.feed(bytes(data))
-                data = b""
-            else:
-                has_ended = True
+            if has_ended:
                 splitter.end()
 
     async def _handle(self, line: bytes) -> None:
@@ -482,7 +532,7 @@ class ClientConnection:
         receive = nonblocking_receiver(self._stream)
         while receive is not None and not self._input_ended.is_set():
             with contextlib.suppress(trio.WouldBlock):
-                await self._read(receive)
+                await self._read(self._receive_by(receive))
             if self._outbox.size == 0:
                 return
             # It may send more while it reads.

@@ -13,6 +13,9 @@ from redstreamd.admission.memory import STEP_BYTES, Share
 
 #: What is kept of a line that is too long: clients write the id of a message at its beginning.
 BEGINNING_BYTES: Final = 4_096
+# Lines are split together after so many whose mean is shorter than that.
+_MANY_LINES: Final = 16
+_SHORT_BYTES: Final = 64
 
 
 class LongLine(bytes):
@@ -40,11 +43,11 @@ class LineSplitter:
 
     Attributes:
         lines: The whole lines, without their newlines, the last first; to be taken from the end.
-        held: How many bytes are counted. While there are any, `count` is to be called when
-            lines were taken.
+        held: How many bytes are counted. While there are any, `took` is to be called with each line that was
+            taken.
     """
 
-    __slots__ = ("_is_skipping", "_max_line_bytes", "_partial", "_share", "held", "lines")
+    __slots__ = ("_is_skipping", "_max_line_bytes", "_partial", "_share", "_size", "held", "lines")
 
     def __init__(self, max_line_bytes: int, share: Share | None = None) -> None:
         """Accept lines of at most `max_line_bytes` bytes, newline not counted.
@@ -56,6 +59,8 @@ class LineSplitter:
         self._max_line_bytes = max_line_bytes
         self._share = share
         self.held = 0
+        # How much is kept, with the newlines. Invariant: true while `held`.
+        self._size = 0
         # A list, because an empty one is small; a deque takes 700 bytes.
         self.lines: list[bytes] = []
         # Invariant: holds no newline, and at most max_line_bytes bytes; None if it would be empty.
@@ -76,6 +81,7 @@ class LineSplitter:
             if not begin:
                 return
             self._is_skipping = False
+        most, looked_at = self._max_line_bytes, begin
         # To find a newline compares many bytes at a time, which to split does not.
         while (end := data.find(b"\n", begin)) >= 0:
             if self._partial is None:
@@ -85,7 +91,18 @@ class LineSplitter:
                 line = b"".join((self._partial, memoryview(data)[begin:end]))
                 self._partial = None
             begin = end + 1
-            lines.append(line if len(line) <= self._max_line_bytes else LongLine.of(line))
+            lines.append(line if len(line) <= most else LongLine.of(line))
+            if len(lines) % _MANY_LINES:
+                continue
+            if begin - looked_at < _MANY_LINES * _SHORT_BYTES and (end := data.rfind(b"\n", begin) + 1):
+                # To split takes a tenth where they are short.
+                short = data[begin : end - 1].split(b"\n")
+                if end - begin > most:
+                    short = [line if len(line) <= most else LongLine.of(line) for line in short]
+                lines += short
+                begin = end
+                break
+            looked_at = begin
         if begin < len(data):
             rest = memoryview(data)[begin:]
             partial = bytearray() if self._partial is None else self._partial
@@ -98,17 +115,31 @@ class LineSplitter:
                 self._partial = partial
         lines.reverse()
         self.lines[:0] = lines
-        if self.held or (self._partial is not None and len(self._partial) >= STEP_BYTES):
+        if self.held or len(data) >= STEP_BYTES or len(self._partial or b"") >= STEP_BYTES:
             self.count()
 
     def count(self) -> None:
         """Count what is kept."""
-        size = sum(map(len, self.lines)) + (0 if self._partial is None else len(self._partial))
-        if size < STEP_BYTES:
-            size = 0
+        self._size = sum(map(len, self.lines)) + len(self.lines) + len(self._partial or b"")
+        self._hold()
+
+    def took(self, line: bytes) -> None:
+        """Take note that a line was taken from `lines`, which are not looked at."""
+        self._size -= len(line) + 1
+        if self.held - self._size >= STEP_BYTES or not self.lines:
+            self._hold()
+
+    def _hold(self) -> None:
+        size = self._size if self._size >= STEP_BYTES else 0
         if self._share is not None and size != self.held:
             more, self.held = size - self.held, size
             self._share.hold(more)
+
+    def put_back(self, line: bytes) -> None:
+        """Put a line back that was taken last."""
+        self.lines.append(line)
+        if self.held or len(line) >= STEP_BYTES:
+            self.count()
 
     def give_up(self) -> bytes | None:
         """Drop the longest line, whole or not, and return its beginning; None if there is none.

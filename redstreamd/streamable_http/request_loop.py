@@ -16,11 +16,12 @@ import trio
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.memory import STEP_BYTES, Share
 from redstreamd.admission.turns import turns
-from redstreamd.mcpio.client_connection import EOF_GRACE_SECONDS, FIRST_REQUEST_SECONDS, READ_BYTES
+from redstreamd.mcpio.client_connection import EOF_GRACE_SECONDS, FIRST_REQUEST_SECONDS
 from redstreamd.mcpio.connection_events import Ending
 from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.outbox import UNREAD_BYTES, Outbox
+from redstreamd.mcpio.parked_readers import READ_BYTES
 from redstreamd.stream_io import nonblocking_receiver, receiver
 from redstreamd.streamable_http.http_counts import HttpCounts
 from redstreamd.streamable_http.http_deadlines import Deadlines, Waits

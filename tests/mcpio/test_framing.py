@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redstreamd.admission.accounts import Account, Accounts, Held, Peer
+from redstreamd.admission.memory import Memory
 from redstreamd.mcpio.framing import BEGINNING_BYTES, LineSplitter, LongLine
+from redstreamd.policy import Principal
 
 LIMIT = 10
 
@@ -138,3 +143,83 @@ def test_what_is_unread_lets_another_splitter_go_on(before: str, taken: int, aft
     second.feed(after.encode())
     assert lines(second) == expected[taken:]
     assert rest_of(second) == rest_of(reference)
+
+
+class CountedSearches(bytes):
+    """Bytes that count how often something is looked for in them."""
+
+    searches = 0
+
+    def find(self, *args: Any) -> int:
+        self.searches += 1
+        return super().find(*args)
+
+
+@pytest.mark.parametrize("before", [b"", b"x" * 70 + b"\n", (b"x" * 70 + b"\n") * 40])
+def test_many_short_lines_are_split_together(before: bytes) -> None:
+    splitter = LineSplitter(1 << 20)
+    data = CountedSearches(before + b"\n" * 65_536 + b"tail")
+    splitter.feed(data)
+    assert data.searches < 100
+    assert lines(splitter) == data.split(b"\n")[:-1]
+    assert rest_of(splitter) == b"tail"
+
+
+def test_among_many_short_lines_one_beyond_the_limit_is_found() -> None:
+    splitter = LineSplitter(LIMIT)
+    splitter.feed(b"a\n" * 1_000 + b"x" * 11 + b"\nb\n")
+    assert lines(splitter) == [*[b"a"] * 1_000, b"TOO LONG " + b"x" * 11, b"b"]
+
+
+class CountedLooks(list[bytes]):
+    """Lines that count how often all of them are looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.looks += 1
+        return super().__iter__()
+
+
+def counted_splitter() -> tuple[LineSplitter, Account]:
+    accounts = Accounts()
+    account = accounts.open(Principal("me", "unix"), Peer(1000, 1), "1")
+    memory = Memory(accounts, 1 << 20)
+    splitter = LineSplitter(1 << 20, memory.open(account, Nobody()))
+    return splitter, account
+
+
+class Nobody:
+    """What holds memory, and is never asked for it here."""
+
+    def give_back(self) -> bool:
+        raise AssertionError("the budget is not exceeded")
+
+    def on_refused(self) -> None:
+        raise AssertionError("nothing is refused")
+
+
+@pytest.mark.parametrize("tail", [b"", b"x" * 5_000])
+def test_whole_lines_are_counted_until_they_are_taken_and_not_all_for_each(tail: bytes) -> None:
+    splitter, account = counted_splitter()
+    splitter.feed(b"0123456789\n" * 5_000 + tail)
+    assert account.held[Held.BYTES] == splitter.held == 55_000 + len(tail)
+    splitter.lines = looked_at = CountedLooks(splitter.lines)
+    looked_at.looks = 0
+    for left in range(4_999, -1, -1):
+        splitter.took(looked_at.pop())
+        assert abs(account.held[Held.BYTES] - (11 * left + len(tail))) <= 4_096
+    assert looked_at.looks == 0
+    assert account.held[Held.BYTES] == len(tail)
+
+
+def test_a_line_that_is_put_back_is_counted_again() -> None:
+    splitter, account = counted_splitter()
+    splitter.feed(b"x" * 5_000 + b"\n")
+    line = splitter.lines.pop()
+    splitter.took(line)
+    assert account.held[Held.BYTES] == 0
+    splitter.put_back(line)
+    assert account.held[Held.BYTES] == 5_001
+    splitter.clear()
+    assert account.held[Held.BYTES] == 0

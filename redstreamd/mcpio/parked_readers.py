@@ -1,0 +1,217 @@
+"""Reads what arrives on many connections in one task, while their own tasks sleep.
+
+To wake a task for each message takes longer than to serve most messages. So the task of a connection sleeps
+in `Reader.receive`, and what has arrived is read and served where it was noticed (`Take`). The task is woken
+for what is left: another kind of message, a long one, one that has to wait for something else than its turn,
+the end of the stream, or an error.
+
+Descriptors that are read so are watched by an epoll instance of their own, of which trio watches the one
+descriptor. Each is reported once and then armed again when the next bytes are wanted, so whoever waits for a
+turn costs nothing meanwhile, and its bytes stay in the kernel.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import select
+from collections.abc import Callable
+from typing import Final
+
+import outcome
+import trio
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+from redstreamd.admission.accounts import Account
+from redstreamd.admission.turns import Turns, turns
+
+#: The most that is read at once; by default a Unix socket buffers about three times as much.
+READ_BYTES: Final = 65536
+_ARMED: Final = select.EPOLLIN | select.EPOLLONESHOT
+
+
+class Left(enum.Enum):
+    """What is left of what was read."""
+
+    NOTHING = enum.auto()  #: Nothing, or only the beginning of a message.
+    MESSAGES = enum.auto()  #: Messages that wait for another turn.
+    FOR_TASK = enum.auto()  #: The task has to go on.
+
+
+Take = Callable[[bytes | None], Left]
+"""Takes what was read, empty at its end; None: goes on with what was left. Must not block."""
+
+
+class Reader:
+    """What reads from one descriptor; made by `Readers.open`.
+
+    Attributes:
+        account: On whose behalf.
+    """
+
+    __slots__ = (
+        "_has_left",
+        "_is_known",
+        "_is_queued",
+        "_place",
+        "_readers",
+        "_take",
+        "_task",
+        "account",
+        "descriptor",
+    )
+
+    def __init__(self, readers: Readers, descriptor: int, account: Account, take: Take) -> None:
+        """Made by `Readers.open`."""
+        self.descriptor: Final = descriptor
+        self.account: Final = account
+        self._readers = readers
+        self._take = take
+        self._place: Final = (self, 0.0)
+        # Whether the epoll instance has it; whether it waits for a turn, and not to read but to go on.
+        self._is_known = self._is_queued = self._has_left = False
+        # Sleeps in `receive`.
+        self._task: Task | None = None
+
+    async def receive(self) -> bool:
+        """Wait until the task has to go on with what was read; False at the end of the stream.
+
+        Always a checkpoint. Cancellation: what was read was taken.
+
+        Raises:
+            trio.BrokenResourceError: Reading failed.
+            Exception: What `Take` raised.
+        """
+        self._arm()
+        self._task = current_task()
+
+        def give_up(_raise_cancel: object) -> Abort:
+            self._task = None
+            if self._is_queued:
+                self._is_queued = self._has_left = False
+                self._readers.turns.leave(self.account, self._place)
+            return Abort.SUCCEEDED
+
+        is_open: bool = await wait_task_rescheduled(give_up)
+        return is_open
+
+    def on_readable(self) -> None:
+        """Read what has arrived, or wait for a turn to do so."""
+        if self._task is None:
+            # It is armed when the task wants more.
+            return
+        turn = self._readers.turns
+        if turn.may_begin(self.account, self.descriptor):
+            self.read()
+        else:
+            self._queue()
+
+    def read(self) -> None:
+        """Read what has arrived, or go on: its turn has come. Never raises."""
+        self._is_queued = False
+        if self._task is None:
+            return
+        self._readers.turns.work_for(self.account)
+        data = None
+        if not self._has_left:
+            try:
+                data = os.read(self.descriptor, READ_BYTES)
+            except BlockingIOError:
+                self._arm()
+                return
+            except OSError as error:
+                broken = trio.BrokenResourceError(f"reading failed: {error}")
+                broken.__cause__ = error
+                self._wake(outcome.Error(broken))
+                return
+        try:
+            left = self._take(data)
+        except Exception as error:  # noqa: BLE001 - the boundary: it is for the connection's own task
+            self._wake(outcome.Error(error))
+            return
+        if left is Left.FOR_TASK:
+            self._wake(outcome.Value(data != b""))
+        # Else it was cancelled by what was served.
+        elif self._task is not None:
+            self._has_left = left is Left.MESSAGES
+            if self._has_left:
+                self._queue()
+            else:
+                self._arm()
+
+    def close(self) -> None:
+        """Read no more. The descriptor is still open."""
+        if self._is_known:
+            self._is_known = False
+            self._readers.forget(self)
+
+    def _queue(self) -> None:
+        self._is_queued = True
+        self._readers.turns.queue(self.account, self._place)
+
+    def _arm(self) -> None:
+        if self._is_known:
+            self._readers.epoll.modify(self.descriptor, _ARMED)
+        else:
+            self._readers.add(self)
+            self._is_known = True
+
+    def _wake(self, result: outcome.Outcome[bool]) -> None:
+        self._has_left = False
+        task, self._task = self._task, None
+        if task is not None:
+            reschedule(task, result)
+
+
+class Readers:
+    """All readers of one run of trio; made by `readers`.
+
+    Attributes:
+        epoll: Watches their descriptors.
+        turns: Who may read now.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.epoll: Final = select.epoll()
+        self.turns: Final[Turns] = turns()
+        self._by_descriptor: dict[int, Reader] = {}
+
+    def open(self, descriptor: int, account: Account, take: Take) -> Reader:
+        """Return what reads from a descriptor that does not block, until `Reader.close`."""
+        return Reader(self, descriptor, account, take)
+
+    def add(self, reader: Reader) -> None:
+        """Watch the descriptor of a reader."""
+        self.epoll.register(reader.descriptor, _ARMED)
+        self._by_descriptor[reader.descriptor] = reader
+
+    def forget(self, reader: Reader) -> None:
+        """Watch the descriptor of a reader no more."""
+        del self._by_descriptor[reader.descriptor]
+        self.epoll.unregister(reader.descriptor)
+
+    async def run(self) -> None:
+        """Have those read for whom something has arrived, until cancelled."""
+        with self.epoll:
+            while True:
+                await trio.lowlevel.wait_readable(self.epoll.fileno())
+                by_descriptor = self._by_descriptor
+                for descriptor, _ in self.epoll.poll(0, max(1, len(by_descriptor))):
+                    # Else it has ended because of what another one has read.
+                    if (reader := by_descriptor.get(descriptor)) is not None:
+                        reader.on_readable()
+
+
+_READERS: Final = trio.lowlevel.RunVar[Readers]("redstreamd readers")
+
+
+def readers() -> Readers:
+    """Return the readers of the run of trio that this is called in."""
+    try:
+        return _READERS.get()
+    except LookupError:
+        made = Readers()
+        trio.lowlevel.spawn_system_task(made.run, name="readers")
+        _READERS.set(made)
+        return made
