@@ -162,7 +162,7 @@ def _names_streams(tool: Tool[Any]) -> Callable[[object], object] | None:
     if all(hints[each] in (str, str | None) for each in arguments):
         return attrgetter(*arguments)
     streams_in = attrgetter(*arguments)
-    if len(arguments) > 1 or hints[arguments[0]] != list[str]:
+    if len(arguments) > 1 or hints[arguments[0]] not in (list[str], tuple[str, ...]):
         return None
 
     def only(given: object) -> object:
