@@ -18,6 +18,8 @@ from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
 
 WAITS: Final = 40
+#: How long a polite one waits. Whose time is over before it has looked at its streams needs no place.
+LASTING: Final = 1
 CONNECTIONS: Final = 30
 
 
@@ -124,7 +126,7 @@ def test_where_one_process_has_all_waits_others_wait_and_it_loses_nothing(redis:
             assert refused["retry_after_seconds"] > 0
             assert "limits.max_waits" in refused["next_step"]
         polite = another_process(
-            daemon, "call", "stream_wait", json.dumps({"streams": ["s"], "timeout_seconds": 0.1})
+            daemon, "call", "stream_wait", json.dumps({"streams": ["s"], "timeout_seconds": LASTING})
         )
         assert polite.returncode == 0, polite.stdout + polite.stderr
         assert "RATE_LIMITED" not in polite.stdout
@@ -149,7 +151,10 @@ def test_takes_in_the_queue_of_a_group_give_way_as_any_wait(redis: Server) -> No
         until_waiting(daemon, WAITS)
         for told in range(3):
             polite = another_process(
-                daemon, "call", "stream_wait", json.dumps({"streams": ["t"], "timeout_seconds": 0.1})
+                daemon,
+                "call",
+                "stream_wait",
+                json.dumps({"streams": ["t"], "timeout_seconds": LASTING}),
             )
             assert polite.returncode == 0, polite.stdout + polite.stderr
             assert greedy.answer()["entries"] == []
