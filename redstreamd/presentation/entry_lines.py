@@ -2,14 +2,16 @@
 
 Most entries of a stream have the same names and the same reserved fields. What JSON has around their values
 is made once for all of them, and the values are looked at together: a text of printable characters without
-quotes and backslashes is its own JSON. All loops run in C. Another page is left to `entries.views`, which is
-the truth about how an entry looks; a property test compares both.
+quotes and backslashes is its own JSON. All loops run in C.
+Another page is left to `entries.views`, which is the truth about how an entry looks; a property test compares
+both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +23,37 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.entry_codec import MEMBERS, RESERVED_PART, stored_value
 
 _encode: Final = msgspec.json.Encoder().encode
+_ids_of: Final = attrgetter("id")
+_words_of: Final = attrgetter("words")
+#: Bytes around an array.
+_BRACKETS: Final = 2
+
+
+class _Lines(msgspec.Struct):
+    """Entries that are alike, as JSON. Of each entry there are as many pieces, with a comma before the first.
+
+    Attributes:
+        between: What is before, between and behind the values of an entry.
+        columns: The values; of each place those of all entries.
+    """
+
+    between: list[str]
+    columns: list[list[str]]
+
+    def pieces(self) -> list[str]:
+        """Return the pieces of all entries."""
+        between = self.between
+        row = [""] * (2 * len(between) - 1)
+        row[::2] = between
+        pieces = row * len(self.columns[0])
+        for place, column in enumerate(self.columns):
+            pieces[2 * place + 1 :: len(row)] = column
+        return pieces
+
+    def lines(self) -> list[str]:
+        """Return each entry by itself."""
+        pieces, step = self.pieces(), 2 * len(self.between) - 1
+        return ["".join(pieces[begin : begin + step]) for begin in range(0, len(pieces), step)]
 
 
 def encode_entries(parts: Sequence[tuple[str, Sequence[RawEntry]]], max_bytes: int) -> tuple[Any, int]:
@@ -30,12 +63,15 @@ def encode_entries(parts: Sequence[tuple[str, Sequence[RawEntry]]], max_bytes: i
         parts: Streams and their entries.
         max_bytes: Bound on the array.
     """
-    texts = [_joined(stream, entries, max_bytes) for stream, entries in parts]
-    if None not in texts:
-        array = f"[{','.join(texts)}]".encode()  # type: ignore[arg-type]
+    alike = _all_alike(parts, max_bytes)
+    if alike:
+        array = _array([each.pieces() for each in alike])
         if len(array) <= max_bytes:
-            return msgspec.Raw(array), sum(len(entries) for _, entries in parts)
-    return encode_page([view for stream, entries in parts for view in views(stream, entries)], max_bytes)
+            return msgspec.Raw(array), sum([len(entries) for _, entries in parts])
+        if (fitting := _first_that_fit(alike, max_bytes)) is not None:
+            return fitting
+    shown = [view for stream, entries in parts for view in views(stream, entries)]
+    return encode_page(shown, max_bytes)
 
 
 def delivery_lines(stream: str, entries: Sequence[RawEntry], max_bytes: int) -> list[str] | None:
@@ -49,62 +85,83 @@ def delivery_lines(stream: str, entries: Sequence[RawEntry], max_bytes: int) -> 
     Returns:
         None if they are not alike, or larger; then `entries.views` shows them.
     """
-    found = _pieces(stream, entries, max_bytes, end=',"attempt":1}')
-    if found is None:
-        return None
-    pieces, step = found
-    return ["".join(pieces[begin : begin + step]) for begin in range(0, len(pieces), step)]
+    alike = _alike(stream, entries, max_bytes, end=',"attempt":1}')
+    lines = [] if alike is None else alike.lines()
+    return lines if lines and sum(map(len, lines)) <= max_bytes else None
 
 
-def _joined(stream: str, entries: Sequence[RawEntry], most: int) -> str | None:
-    """Return entries as JSON, with commas between them; None if they are not alike, or larger than `most`."""
-    found = _pieces(stream, entries, most)
+def _array(parts: Sequence[list[str]]) -> bytes:
     # A comma begins each.
-    return None if found is None else "".join(found[0])[1:]
+    return f"[{''.join(chain.from_iterable(parts) if len(parts) > 1 else parts[0])[1:]}]".encode()
 
 
-def _pieces(
-    stream: str, entries: Sequence[RawEntry], most: int, *, end: str = "}"
-) -> tuple[list[str], int] | None:
-    """Return the JSON of entries in pieces, and how many each has; None as `_joined`.
+def _first_that_fit(alike: Sequence[_Lines], most: int) -> tuple[msgspec.Raw, int] | None:
+    """Return as many as fit, and how many; None if no page holds the next one, which is truncated then."""
+    lines = [line.encode() for each in alike for line in each.lines()]
+    sizes = list(map(len, lines))
+    # Each has a comma, the first one in vain.
+    fitting = sum([size - 1 + _BRACKETS <= most for size in accumulate(sizes)])
+    if sizes[fitting] - 1 + _BRACKETS > most:
+        return None
+    return msgspec.Raw(b"[%b]" % b"".join(lines[:fitting])[1:]), fitting
+
+
+def _all_alike(parts: Sequence[tuple[str, Sequence[RawEntry]]], most: int) -> list[_Lines] | None:
+    """Return the entries of each stream; None if those of one are not alike."""
+    alike = []
+    for stream, entries in parts:
+        lines = _alike(stream, entries, most)
+        if lines is None:
+            return None
+        alike.append(lines)
+    return alike
+
+
+def _alike(stream: str, entries: Sequence[RawEntry], most: int, *, end: str = "}") -> _Lines | None:
+    """Return entries as JSON; None if they are not alike, or so large that much would be copied in vain.
 
     Args:
         stream: Their stream.
         entries: The entries.
-        most: How many characters there may be.
+        most: How many characters there should be.
         end: The end of each.
     """
     if not entries or set(map(type, entries)) != {RawEntry}:
         return None
-    words, each, count = entries[0].words, len(entries[0].words), len(entries)
-    if set(map(len, [entry.words for entry in entries])) != {each}:
+    words, count = list(map(_words_of, entries)), len(entries)
+    first, each = words[0], len(words[0])
+    if set(map(len, words)) != {each}:
         return None
-    flat = list(chain.from_iterable([entry.words for entry in entries]))
-    members = MEMBERS[tuple(words[::2])]
-    if not members or flat[::2] != words[::2] * count:
+    flat: list[Any] = []
+    for of_one in words:
+        flat += of_one
+    members = MEMBERS[tuple(first[::2])]
+    if not members or flat[::2] != first[::2] * count:
         return None
     values = 2 * len(members)
     # Of what is reserved the values are the same, too.
-    if any(flat[place::each].count(words[place]) < count for place in range(values + 1, each, 2)):
-        return None
-    shape = _shape(stream, members, words[values:])
-    if shape is None or count * sum(map(len, shape[0])) > most:
+    for place in range(values + 1, each, 2):
+        if flat[place::each].count(first[place]) < count:
+            return None
+    shape = _shape(stream, members, first[values:])
+    if shape is None:
         return None
     between, as_json = shape
+    between[-1] += end
+    if count * sum(map(len, between)) > 4 * most:
+        return None
     try:
-        columns = _texts([flat[place::each] for place in range(1, values, 2)], as_json, most)
+        texts = _texts([flat[place::each] for place in range(1, values, 2)], as_json, most)
     except (TypeError, UnicodeDecodeError):
         # Not all are texts in UTF-8.
         return None
-    if columns is None:
+    if texts is None:
         return None
-    ids = [entry.id for entry in entries]
-    step = 2 * len(between) - 1
-    pieces = [between[-1] + end] * (step * count)
-    for place, column in enumerate((ids, entry_ids.times_of(ids), *columns)):
-        pieces[2 * place :: step] = [between[place]] * count
-        pieces[2 * place + 1 :: step] = column
-    return pieces, step
+    ids = list(map(_ids_of, entries))
+    return _Lines(
+        between,
+        [ids, entry_ids.times_of(ids), *texts],
+    )
 
 
 def _shape(
@@ -136,33 +193,40 @@ def _shape(
 
 
 def _texts(columns: list[list[Any]], as_json: Sequence[int], most: int) -> list[list[str]] | None:
-    """Return columns of values as they stand in JSON; None if they have more than `most` characters.
+    """Return columns of values as they stand in JSON.
+
+    None if they have many more than `most` characters: then they are not even copied, since a value may have
+    100 MiB.
 
     Raises:
         TypeError: Some values are bytes and some are texts.
         UnicodeDecodeError: Some are not UTF-8.
     """
     flat, count = list(chain.from_iterable(columns)), len(columns[0])
-    is_text = type(flat[0]) is str
     if sum(map(len, flat)) > 4 * most:
-        # Not even copied: a value may have 100 MiB.
         return None
+    is_text = type(flat[0]) is str
     # One text is decoded and looked at as fast as a single word.
     joined: Any = ('"' if is_text else b'"').join(flat)
-    if len(joined) > most + len(flat):
-        return None
     text: str = joined if is_text else joined.decode()
     words = text.split('"')
-    is_plain = len(words) == len(flat) and "\\" not in text and text.isprintable()
+    is_own_json = len(words) == len(flat) and _is_own_json(text, quotes=True)
     if len(words) != len(flat):
         words = flat if is_text else [word.decode() for word in flat]
+    elif is_text:
+        words = flat
     columns = [words[begin : begin + count] for begin in range(0, len(words), count)]
     for place, column in enumerate(columns):
         if place in as_json:
             columns[place] = [_json(stored_value(value)) for value in column]
-        elif not is_plain:
+        elif not is_own_json and not _is_own_json("".join(column)):
             columns[place] = [_json(value)[1:-1] for value in column]
     return columns
+
+
+def _is_own_json(text: str, *, quotes: bool = False) -> bool:
+    """Return whether JSON has a text as it is; `quotes` are those between values."""
+    return "\\" not in text and text.isprintable() and (quotes or '"' not in text)
 
 
 def _json(value: Any) -> str:

@@ -53,9 +53,13 @@ def time_of(entry_id: str) -> str:
 
 def times_of(entry_ids: Sequence[str]) -> list[str]:
     """Return of each of some IDs that Redis gave what `time_of` returns."""
-    if max(map(len, entry_ids), default=0) > _USUAL_LENGTH:
+    parts = "-".join(entry_ids).split("-")
+    if len(parts) != 2 * len(entry_ids) or max(map(len, entry_ids)) > _USUAL_LENGTH:
         return [time_of(each) for each in entry_ids]
-    return [_time_in(each.partition("-")[0]) for each in entry_ids]
+    milliseconds = parts[::2]
+    # Entries that are added together have the same.
+    times = {each: _time_in(each) for each in set(milliseconds)}
+    return list(map(times.__getitem__, milliseconds))
 
 
 @lru_cache(maxsize=256)

@@ -191,7 +191,7 @@ class Pages:
         if is_whole and sum(map(len, entries[-1].words)) > _LARGE_BYTES:
             self._ranges.leave_out(key.stream, entries[-1].id)
         del entries[key.max_entries :]
-        size = len(b"".join(chain.from_iterable([entry.words for entry in entries])))
+        size = sum(map(len, chain.from_iterable([entry.words for entry in entries])))
         if not is_whole or size > key.max_bytes:
             # Some were deleted, or these are other entries.
             self._ranges.forget(key.stream)

@@ -77,7 +77,7 @@ def pages(draw: st.DrawFn) -> list[RawEntry]:
 
 @given(
     st.lists(st.tuples(st.sampled_from(["orders", 'a "b" 5%', "é"]), pages()), max_size=2),
-    st.sampled_from([0, 100, 200, 500, 1_000, 32_768]),
+    st.sampled_from([0, 100, 200, 300, 500, 1_000, 32_768]),
 )
 def test_it_is_the_page_of_single_entries(parts: list[tuple[str, list[RawEntry]]], most: int) -> None:
     shown = [view for stream, entries in parts for view in views(stream, entries)]
@@ -88,17 +88,18 @@ def test_it_is_the_page_of_single_entries(parts: list[tuple[str, list[RawEntry]]
 
 @pytest.mark.parametrize("as_text", [False, True])
 @pytest.mark.parametrize("value", ["x", 'say "no"', 5])
+@pytest.mark.parametrize(("most", "fitting"), [(2_000, 3), (300, 2)])
 def test_usual_pages_are_put_together(
-    monkeypatch: pytest.MonkeyPatch, value: object, *, as_text: bool
+    monkeypatch: pytest.MonkeyPatch, value: object, most: int, fitting: int, *, as_text: bool
 ) -> None:
     words: list[Any] = words_of({"type": "order", "value": value}, Stamp("unix"))
     if as_text:
         words = [word.decode() for word in words]
     entries = [RawEntry(f"1-{number}", list(words)) for number in range(3)]
-    array, _ = encode_page(views("orders", entries), 2_000)
+    array, _ = encode_page(views("orders", entries), most)
     monkeypatch.delattr(entry_lines, "views")
-    made, count = encode_entries([("orders", entries)], 2_000)
-    assert (bytes(made), count) == (bytes(array), 3)
+    made, count = encode_entries([("orders", entries)], most)
+    assert (bytes(made), count) == (bytes(array), fitting)
 
 
 @given(st.sampled_from(["orders", 'a "b" 5%', "é"]), pages())
