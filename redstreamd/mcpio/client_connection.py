@@ -43,6 +43,10 @@ FINAL_WRITE_SECONDS: Final = 0.25
 # until the connection is this old, because it would get no answer otherwise. 0.25 s was too short for one
 # connection in a hundred, on a machine busy with the restart.
 FIRST_REQUEST_SECONDS: Final = 1.0
+# So many plain calls are served whether the turn is over or not. Who keeps few calls in flight has them answered
+# together, sends as many again, and waits for a turn: with one call a turn it would get a fraction of its share.
+# And a cancellation is read with the call before it.
+_AT_ONCE: Final = 8
 # What a message is taken to cost before it is read, and each byte of a long one.
 _MESSAGE_SECONDS: Final = 0.0001
 _BYTE_SECONDS: Final = 1e-7
@@ -387,8 +391,7 @@ class ClientConnection:
                 return Left.FOR_TASK
         turn, process, session, outbox = self._turns, self._process, self._session, self._outbox
         limits, lines = session.limits, splitter.lines
-        # While nobody else has work, a cancellation is read with the call before it.
-        at_once = 1 if turn.is_shared else 2
+        at_once = _AT_ONCE
         while lines:
             if at_once:
                 at_once -= 1
