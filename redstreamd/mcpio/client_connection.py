@@ -43,8 +43,8 @@ FINAL_WRITE_SECONDS: Final = 0.25
 # until the connection is this old, because it would get no answer otherwise. 0.25 s was too short for one
 # connection in a hundred, on a machine busy with the restart.
 FIRST_REQUEST_SECONDS: Final = 1.0
-# So many plain calls are served whether the turn is over or not. Who keeps few calls in flight has them answered
-# together, sends as many again, and waits for a turn: with one call a turn it would get a fraction of its share.
+# So many plain calls are served whether the turn is over or not. Who keeps few calls in flight has them
+# answered together, sends as many again, and waits for a turn: with one call in each it would get too little.
 # And a cancellation is read with the call before it.
 _AT_ONCE: Final = 8
 # What a message is taken to cost before it is read, and each byte of a long one.
