@@ -22,7 +22,7 @@ from redstreamd.admission.turns import turns
 from redstreamd.errors import BusError
 from redstreamd.errors.defects import report_defect
 from redstreamd.redisio.pipeline import Pipeline, Request
-from redstreamd.redisio.script import JoinableCall
+from redstreamd.redisio.script import JoinableCall, ScriptCall
 from redstreamd.stream_io import flush_at_end_of_pass
 
 #: Calls that one request serves at most, and what they bring together: no more than one call may bring. With
@@ -139,11 +139,22 @@ class _Joint:
     def leave(self, call: _Joined) -> None:
         """Go on without a call that was taken back."""
         del self.calls[call]
-        if self.request is not None:
-            # It waits for its turn: the others have a later one.
-            self.request.take_back()
-            self.request = None
-            self.queue()
+        request = self.request
+        if request is None:
+            return
+        if not self.calls:
+            request.take_back()
+            return
+        # The others keep their place: what their client sent later is not to come before them.
+        try:
+            self._pipeline.replace(request, self._script().by_digest)
+        except Exception as error:  # noqa: BLE001 - what was taken back is not to be executed
+            request.take_back()
+            self._answer(error)
+
+    def _script(self) -> ScriptCall:
+        first = self._first
+        return first.join(first.terms, [call.part for call in self.calls])
 
     def queue(self, *, is_last: bool = False) -> bool:
         """Queue the request, unless all calls were taken back; return False if it was refused.
@@ -153,8 +164,7 @@ class _Joint:
         """
         if not self.calls:
             return True
-        first, pipeline = self._first, self._pipeline
-        call = first.join(first.terms, [each.part for each in self.calls])
+        pipeline = self._pipeline
         if is_last:
             pipeline.end_pass()
         turn = turns()
@@ -163,7 +173,7 @@ class _Joint:
             # The pass is over, or somebody else's call ended.
             turn.work_for(self.account)
         try:
-            self.request = pipeline.enqueue(call.by_digest, self._answer)
+            self.request = pipeline.enqueue(self._script().by_digest, self._answer)
         except Exception as error:  # noqa: BLE001 - as a reply in its place: each goes on with that
             self._answer(error)
             return False

@@ -452,6 +452,25 @@ class Pipeline:
                     self._admit()
         request.then = None
 
+    def replace(self, request: Request, args: tuple[Arg, ...]) -> None:
+        """Let a request that is not sent send something else, no longer than before, in the same place.
+
+        It is taken for as much work as before.
+
+        Args:
+            request: The request; nothing is done if the connection has ended.
+            args: As in `enqueue`.
+        """
+        packed = hiredis.pack_command(args)  # type: ignore[arg-type]
+        if (before := request.deferred) is not None:
+            request.deferred = packed
+            self._deferred_bytes += len(packed) - len(before)
+            if request.account is not None:
+                request.account.queue(len(packed) // _QUEUED_BYTES - len(before) // _QUEUED_BYTES)
+        elif request in self._outbox:
+            self._outbox_bytes += len(packed) - len(self._outbox[request])
+            self._outbox[request] = packed
+
     def take(self, deadline: float) -> bytes:
         """Return the bytes to send next. From here on the requests they hold count as sent.
 

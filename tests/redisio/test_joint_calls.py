@@ -63,10 +63,10 @@ class _Asked:
     def __init__(self, redis: Redis, account: Account | None = None) -> None:
         self.told: dict[str, Any] = {}
         self._redis = redis
-        self._account = account
+        self.account = account
 
     def ask(self, part: str, key: str = "l", **options: Any) -> Request:
-        turns().work_for(self._account)
+        turns().work_for(self.account)
         try:
             return self._redis.submit(
                 _call(key, part, **options), lambda reply: self.told.update({part: reply}), key
@@ -176,6 +176,35 @@ async def test_a_call_that_waits_for_its_turn_leaves_those_that_it_was_joined_wi
         assert told["kept"][0] == b"kept"
         assert kept.sent
         assert b"left" not in _written(redis)
+
+
+@pytest.mark.parametrize("is_deferred", [True, False], ids=["deferred", "queued"])
+async def test_those_whose_partner_is_taken_back_keep_their_place(redis: Server, is_deferred: bool) -> None:
+    async with _connected(Target(path=redis.path)) as client:
+        # What is the daemon's own is not deferred.
+        asked = _Asked(client, _account() if is_deferred else None)
+        for _ in range(60):
+            asked.ask("x" * 40_000, key="big")
+        parts = ["left" * 20_000, "kept", "also left", "kept, too"]
+        requests = [asked.ask(part) for part in parts]
+        turns().work_for(asked.account)
+        client.submit(ScriptCall(_APPEND, ["l"], ["later"]), lambda _: asked.told.update(later=None), "l")
+        turns().work_for(None)
+        pipeline = requests[0].pipeline
+        assert bool(pipeline.deferred) == is_deferred
+        before = pipeline.queued, pipeline.queued_bytes
+        assert requests[2].take_back()
+        assert requests[0].take_back()
+        assert pipeline.queued == before[0]
+        assert 80_000 < before[1] - pipeline.queued_bytes < 80_100
+        lone = asked.ask("lone")
+        client.submit(("PING",), lambda _: None, "l")
+        assert lone.take_back()
+        assert {*await asked.answers(4)} >= {"kept", "kept, too", "later"}
+        assert _written(redis) == [b"kept", b"kept, too", b"later"]
+        assert (pipeline.queued, pipeline.queued_bytes) == (0, 0)
+        if asked.account is not None:
+            assert (asked.account.queued, asked.account.running) == (0, 0)
 
 
 async def test_an_error_and_a_lost_reply_are_told_to_each_call(redis: Server) -> None:
