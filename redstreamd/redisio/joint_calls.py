@@ -5,6 +5,7 @@ a script that can serve several are not queued one by one: those of one place an
 of one account, are joined until the pass ends, or until they are as many as one call may serve. Then they are
 one request, and its reply is divided among them.
 
+Calls of one place keep their order; those of different places are queued in the order of their first calls.
 What comes later than a call and is no entry to be added is not sent before it: a command of another kind has
 what was joined before it queued first. A call that is cancelled before its request is sent leaves it without
 a trace; what becomes of a lost or refused request is told to each of its calls, which then goes on alone.
