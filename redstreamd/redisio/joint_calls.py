@@ -39,6 +39,9 @@ class JointCalls:
         """Begin with none."""
         # In the order in which they were begun.
         self._open: dict[tuple[Account | None, object], _Joint] = {}
+        # What could not be queued, and why. Its calls are told at the end of the pass: nobody is called while
+        # somebody submits.
+        self._refused: list[tuple[_Joint, Exception]] = []
 
     def __len__(self) -> int:
         """Return how many requests are still joined."""
@@ -53,8 +56,7 @@ class JointCalls:
         place = account, call.place
         joint = self._open.get(place)
         if joint is not None and not joint.takes(pipeline, call):
-            del self._open[place]
-            joint.queue()
+            self._queue(place)
             joint = None
         if joint is None:
             if not self._open:
@@ -64,19 +66,28 @@ class JointCalls:
         joint.calls[request] = None
         joint.weight += call.weight
         if len(joint.calls) >= MAX_CALLS:
-            del self._open[place]
-            joint.queue()
+            self._queue(place)
         return request
 
     def queue_all(self) -> None:
         """Queue what is joined of the account that is served: what follows is not to come before it."""
         account = turns().account
         for place in [place for place in self._open if place[0] is account]:
-            self._open.pop(place).queue()
+            self._queue(place)
+
+    def _queue(self, place: tuple[Account | None, object], *, is_last: bool = False) -> None:
+        joint = self._open.pop(place)
+        try:
+            joint.queue(is_last=is_last)
+        except Exception as error:  # noqa: BLE001 - as a reply in its place: each goes on with that
+            self._refused.append((joint, error))
 
     def _end_of_pass(self) -> bool:
-        joints, self._open = self._open, {}
-        refused = [joint for joint in joints.values() if not joint.queue(is_last=True)]
+        for place in list(self._open):
+            self._queue(place, is_last=True)
+        refused, self._refused = self._refused, []
+        for joint, error in refused:
+            joint.answer(error)
         return bool(refused)
 
 
@@ -151,20 +162,22 @@ class _Joint:
             self._pipeline.replace(request, self._script().by_digest)
         except Exception as error:  # noqa: BLE001 - what was taken back is not to be executed
             request.take_back()
-            self._answer(error)
+            self.answer(error)
 
     def _script(self) -> ScriptCall:
         first = self._first
         return first.join(first.terms, [call.part for call in self.calls])
 
-    def queue(self, *, is_last: bool = False) -> bool:
-        """Queue the request, unless all calls were taken back; return False if it was refused.
+    def queue(self, *, is_last: bool = False) -> None:
+        """Queue the request, unless all calls were taken back.
 
         Args:
             is_last: The pass has ended, and all that is queued is about to be sent.
+
+        Raises: as `Pipeline.enqueue`.
         """
         if not self.calls:
-            return True
+            return
         pipeline = self._pipeline
         if is_last:
             pipeline.end_pass()
@@ -174,16 +187,12 @@ class _Joint:
             # The pass is over, or somebody else's call ended.
             turn.work_for(self.account)
         try:
-            self.request = pipeline.enqueue(self._script().by_digest, self._answer)
-        except Exception as error:  # noqa: BLE001 - as a reply in its place: each goes on with that
-            self._answer(error)
-            return False
+            self.request = pipeline.enqueue(self._script().by_digest, self.answer)
         finally:
             if served is not self.account:
                 turn.work_for(served)
-        return True
 
-    def _answer(self, reply: Any) -> None:
+    def answer(self, reply: Any) -> None:
         """Give each call its reply, or the error in the place of all."""
         calls, self.calls = self.calls, {}
         deadline = float("inf") if self.request is None else self.request.deadline

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from redstreamd.admission.accounts import Account, Accounts, Peer
 from redstreamd.admission.turns import turns
 from redstreamd.policy import Principal
+from redstreamd.redisio import pipeline
 from redstreamd.redisio.client import Redis
+from redstreamd.redisio.delivery import Write
 from redstreamd.redisio.joint_calls import MAX_CALLS, MAX_WEIGHT
 from redstreamd.redisio.pipeline import Request
-from redstreamd.redisio.redis_errors import ReplyLost
+from redstreamd.redisio.redis_errors import QueueFull, ReplyLost
 from redstreamd.redisio.script import JoinableCall, PackedCommand, Script, ScriptCall
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.topologies import Deployment, topology_for
@@ -190,21 +193,50 @@ async def test_those_whose_partner_is_taken_back_keep_their_place(redis: Server,
         turns().work_for(asked.account)
         client.submit(ScriptCall(_APPEND, ["l"], ["later"]), lambda _: asked.told.update(later=None), "l")
         turns().work_for(None)
-        pipeline = requests[0].pipeline
-        assert bool(pipeline.deferred) == is_deferred
-        before = pipeline.queued, pipeline.queued_bytes
+        queue = requests[0].pipeline
+        assert bool(queue.deferred) == is_deferred
+        before = queue.queued, queue.queued_bytes
         assert requests[2].take_back()
         assert requests[0].take_back()
-        assert pipeline.queued == before[0]
-        assert 80_000 < before[1] - pipeline.queued_bytes < 80_100
+        assert queue.queued == before[0]
+        assert 80_000 < before[1] - queue.queued_bytes < 80_100
         lone = asked.ask("lone")
         client.submit(("PING",), lambda _: None, "l")
         assert lone.take_back()
         assert {*await asked.answers(4)} >= {"kept", "kept, too", "later"}
         assert _written(redis) == [b"kept", b"kept, too", b"later"]
-        assert (pipeline.queued, pipeline.queued_bytes) == (0, 0)
+        assert (queue.queued, queue.queued_bytes) == (0, 0)
         if asked.account is not None:
             assert (asked.account.queued, asked.account.running) == (0, 0)
+
+
+async def test_calls_that_cannot_be_queued_are_told_when_nobody_submits(
+    redis: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _connected(Target(path=redis.path)) as client:
+        told, submitting = list[tuple[bool, Any]](), False
+
+        def submit(write: Write, key: str = "l") -> None:
+            nonlocal submitting
+            submitting = True
+            client.submit(write, lambda reply: told.append((submitting, reply)), key)
+            submitting = False
+
+        # One by itself, those that make a request full, and some that another kind of command has queued.
+        monkeypatch.setattr(pipeline, "MAX_REQUESTS", 0)
+        submit(_call("l", "first", term="other"))
+        for number in range(MAX_CALLS + 2):
+            submit(_call("l", str(number)))
+        gone = client.submit(_call("l", "gone"), lambda reply: told.append((False, reply)), "l")
+        with pytest.raises(QueueFull):
+            submit(("PING",))
+        submitting = False
+        assert not told
+        assert gone.take_back()
+        await until(lambda: len(told) == MAX_CALLS + 3, every=0.001)
+        assert all(not during and isinstance(reply, QueueFull) for during, reply in told)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(told) == MAX_CALLS + 3
 
 
 async def test_an_error_and_a_lost_reply_are_told_to_each_call(redis: Server) -> None:
