@@ -13,7 +13,7 @@ a trace; what becomes of a lost or refused request is told to each of its calls,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from trio.lowlevel import reschedule
@@ -23,6 +23,7 @@ from redstreamd.admission.turns import turns
 from redstreamd.errors import BusError
 from redstreamd.errors.defects import report_defect
 from redstreamd.redisio.pipeline import Pipeline, Request
+from redstreamd.redisio.redis_errors import NotSent, QueueFull
 from redstreamd.redisio.script import JoinableCall, ScriptCall
 from redstreamd.stream_io import flush_at_end_of_pass
 
@@ -79,8 +80,12 @@ class JointCalls:
         joint = self._open.pop(place)
         try:
             joint.queue(is_last=is_last)
-        except Exception as error:  # noqa: BLE001 - as a reply in its place: each goes on with that
+        except (NotSent, QueueFull) as error:
+            # As a reply in its place: each goes on with that.
             self._refused.append((joint, error))
+        except Exception as defect:  # noqa: BLE001 - whatever it is, it is no matter of the others
+            report_defect("joined calls could not be queued", defect)
+            self._refused.append((joint, defect))
 
     def _end_of_pass(self) -> bool:
         for place in list(self._open):
@@ -150,7 +155,8 @@ class _Joint:
 
     def leave(self, call: _Joined) -> None:
         """Go on without a call that was taken back."""
-        del self.calls[call]
+        # Not there if its partners are being told that nothing was sent.
+        self.calls.pop(call, None)
         request = self.request
         if request is None:
             return
@@ -161,6 +167,7 @@ class _Joint:
         try:
             self._pipeline.replace(request, self._script().by_digest)
         except Exception as error:  # noqa: BLE001 - what was taken back is not to be executed
+            report_defect("joined calls could not be divided", error)
             request.take_back()
             self.answer(error)
 
@@ -196,15 +203,7 @@ class _Joint:
         """Give each call its reply, or the error in the place of all."""
         calls, self.calls = self.calls, {}
         deadline = float("inf") if self.request is None else self.request.deadline
-        replies: Sequence[Any]
-        if isinstance(reply, Exception):
-            replies = (reply,) * len(calls)
-        else:
-            try:
-                replies = self._first.split([call.part for call in calls], reply)
-            except BusError as error:
-                replies = (error,) * len(calls)
-        for call, own in zip(calls, replies, strict=True):
+        for call, own in zip(calls, self._divide(calls, reply), strict=True):
             call.joint, call.deadline = None, deadline
             then, call.then = call.then, None
             if then is None:
@@ -217,3 +216,19 @@ class _Joint:
                 then(own)
             except Exception as exc:  # noqa: BLE001 - whatever it is, it is no matter of the others
                 report_defect("a reply could not be handled", exc)
+
+    def _divide(self, calls: Collection[_Joined], reply: Any) -> Sequence[Any]:
+        """Return the reply of each of the calls, or the error that each of them gets."""
+        error = reply
+        if not isinstance(reply, Exception):
+            try:
+                replies = self._first.split([call.part for call in calls], reply)
+                if len(replies) == len(calls):
+                    return replies
+                raise ValueError(f"{len(replies)} replies of {len(calls)} joined calls")
+            except BusError as unexpected:
+                error = unexpected
+            except Exception as defect:  # noqa: BLE001 - whatever it is, nobody waits for ever
+                report_defect("the reply of joined calls could not be divided", defect)
+                error = defect
+        return (error,) * len(calls)

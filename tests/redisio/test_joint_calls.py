@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
 from redstreamd.admission.accounts import Account, Accounts, Peer
 from redstreamd.admission.turns import turns
+from redstreamd.errors.defects import Defect
 from redstreamd.policy import Principal
 from redstreamd.redisio import pipeline
 from redstreamd.redisio.client import Redis
@@ -237,6 +239,49 @@ async def test_calls_that_cannot_be_queued_are_told_when_nobody_submits(
         assert all(not during and isinstance(reply, QueueFull) for during, reply in told)
         await trio.testing.wait_all_tasks_blocked()
         assert len(told) == MAX_CALLS + 3
+
+
+def _raise(*_args: object) -> Any:
+    raise ValueError("a defect")
+
+
+def _join_two(terms: tuple[Any, ...], parts: Sequence[str]) -> ScriptCall:
+    return _join(terms, parts) if len(parts) == 2 else _raise()
+
+
+_DEFECTS: dict[str, dict[str, Any]] = {
+    "join": {"join": _raise},
+    "split": {"split": _raise},
+    "too few": {"split": lambda _parts, reply: reply[1:]},
+    "divided": {"join": _join_two},
+}
+
+
+@pytest.mark.parametrize("where", list(_DEFECTS))
+async def test_a_defect_of_calls_that_are_joined_is_told_to_each_and_touches_no_others(
+    redis: Server, defects: list[Defect], where: str
+) -> None:
+    async with _connected(Target(path=redis.path)) as client:
+        told = dict[str, Any]()
+
+        def submit(call: JoinableCall) -> Request:
+            return client.submit(call, lambda reply: told.update({call.part: reply}), "l")
+
+        for part in "ab":
+            first = submit(msgspec.structs.replace(_call("l", part), **_DEFECTS[where]))
+        submit(_call("m", "other"))
+        told_of = 3
+        if where == "divided":
+            client.submit(("PING",), lambda _reply: None, "l")
+            assert first.take_back()
+            told_of = 2
+        await until(lambda: len(told) == told_of, every=0.001)
+        assert told.pop("other") == [b"other", 1]
+        assert {type(reply) for reply in told.values()} == {ValueError}
+        assert [type(defect.error) for defect in defects] == [ValueError]
+        executed = [b"a", b"b"] if where in ("split", "too few") else []
+        assert _written(redis) == executed
+        defects.clear()
 
 
 async def test_an_error_and_a_lost_reply_are_told_to_each_call(redis: Server) -> None:
