@@ -126,6 +126,32 @@ async def test_takes_that_are_joined_end_where_each_would_end_alone(
 
 
 @ON_REDIS
+@pytest.mark.parametrize(("size", "most"), [(300_000, 4), (2_000_000, 1)])
+async def test_takes_of_large_entries_that_are_joined_do_not_hold_redis_for_all_of_them(
+    bus: Bus, server: Server, size: int, most: int
+) -> None:
+    added = _add(server, *[size] * 14)
+    take = msgspec.structs.replace(TAKE, count=1, max_bytes=32_768)
+    # One makes the group, one looks for everything, and the next one's script is not known by its digest.
+    for _ in range(3):
+        await bus.work.take(take, ME)
+    # One of them looks for everything if a second is over since the last one did.
+    planned = [bus.work.plan_take(take, ME) for _ in range(7)]
+    plans = [plan for plan in planned if plan is not None and isinstance(plan.write, JoinableCall)][:6]
+    replies = list[Any]()
+    server.command("CONFIG", "RESETSTAT")
+    for plan in plans:
+        bus.redis.submit(plan.write, replies.append, "s", plan.role)
+    await until(lambda: len(replies) == len(plans), every=0.001)
+    # Those that got nothing look for themselves. Nothing was read that is then given back.
+    assert [reply is not None for reply in replies] == [True] * most + [False] * (6 - most)
+    assert server.command("XPENDING", "s", "g")[0] == 3 + most
+    assert "cmdstat_xgroup" not in server.command("INFO", "commandstats").decode()
+    works = await _together(*[_took(bus, take) for _ in range(6)])
+    assert sorted(map(_ids, works)) == [[each] for each in added[3 + most : 9 + most]]
+
+
+@ON_REDIS
 async def test_settlements_of_a_pass_are_fenced_each_by_its_own_attempt(bus: Bus, server: Server) -> None:
     _add(server, *[30] * 12)
     works = [await bus.work.take(TAKE, ME) for _ in range(6)]

@@ -9,6 +9,8 @@
 
 -- New entries read at once at most, which bounds what has to be given back.
 local MAX_BATCH = 10
+-- Content that several takes get together before no further one begins: so long Redis serves nobody else.
+local MAX_TOGETHER = 1048576
 
 local bytes_left, largest, content = max_bytes, 0, 0
 
@@ -43,7 +45,8 @@ local function give_back(stream, group, entries, last)
 end
 
 -- Returns up to `wanted` new entries for each of so many takes, and {due time, member, ...} of those that are not in
--- `claimed`, which may be nil; then how many there are for each take. nil and the error if Redis refused to read any.
+-- `claimed`, which may be nil; then how many there are for each take, as far as any is left and they are not too large
+-- together. nil and the error if Redis refused to read any.
 -- Each may be huge, and what was read is delivered. So one is read at a time until their size is known; then several,
 -- because each read looks for its place in the stream. What is too much is given back, which is possible in a stream
 -- with few groups.
@@ -51,7 +54,8 @@ local function read_new(stream, group, consumer, wanted, takes, due_at, claimed,
   local new, due, shares, share = {}, {}, {}, 0
   -- As text: Redis takes as long to make one of a large number as for a small command.
   local due_text = string.format('%.0f', due_at)
-  batch = batch * takes
+  -- One if it is not known how large they are, or if they are large.
+  if batch > 1 then batch = batch * takes end
   while wanted > 0 and bytes_left > 0 and #shares < takes do
     local most = wanted * (takes - #shares) - share
     local size = has_few_groups and math.max(1, math.min(most, batch, MAX_BATCH)) or 1
@@ -80,12 +84,15 @@ local function read_new(stream, group, consumer, wanted, takes, due_at, claimed,
         share = share + 1
         if share == wanted or bytes_left <= 0 then
           shares[#shares + 1] = share
+          if content >= MAX_TOGETHER then takes = #shares end
           if #shares < takes then share, bytes_left = 0, max_bytes end
         end
       end
     end
     if #entries < size then break end
-    batch = math.floor((bytes_left + (takes - #shares - 1) * max_bytes) / math.max(largest, 1))
+    local left = bytes_left + (takes - #shares - 1) * max_bytes
+    local room = math.max(bytes_left, MAX_TOGETHER - content)
+    batch = math.floor(math.min(left, room) / math.max(largest, 1))
   end
   if #shares < takes and share > 0 then shares[#shares + 1] = share end
   return new, due, shares

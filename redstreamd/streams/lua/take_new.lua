@@ -7,7 +7,8 @@
 -- REPLY now:int taken_at:int expires:int group_limit:int clock_name:text largest:int shares entries
 --
 -- takes   how many takes this is: each gets up to `count` entries, and as much content
--- shares  of how many entries each of them got, as far as there were any; the entries follow each other
+-- shares  of how many entries each of them got, as far as there were any and they are not too large together; the
+--         entries follow each other
 --
 -- As in take_work.lua. The daemon asks this only where take_work.lua found of late that there is no entry of another
 -- program to take, and that the stream has few groups.
