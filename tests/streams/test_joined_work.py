@@ -184,6 +184,20 @@ async def test_settlements_of_a_pass_are_fenced_each_by_its_own_attempt(bus: Bus
 
 
 @ON_REDIS
+async def test_entries_that_follow_each_other_are_found_by_one_question(bus: Bus, server: Server) -> None:
+    # As text, 5-100 comes before 5-96.
+    for number in range(94, 106):
+        server.command("XADD", "s", f"5-{number}", "t", "x")
+    works = [await bus.work.take(TAKE, ME) for _ in range(6)]
+    # The script is known by its digest from here on.
+    await _settles(bus, works.pop(0), Action.DONE)()
+    server.command("CONFIG", "RESETSTAT")
+    settled = await _together(*[_settles(bus, work, Action.DONE) for work in works])
+    assert all(each.all_are(Outcome.DONE) for each in settled)
+    assert "cmdstat_xpending:calls=1," in server.command("INFO", "commandstats").decode()
+
+
+@ON_REDIS
 async def test_calls_that_are_joined_fail_each_with_its_own_error(bus: Bus, server: Server) -> None:
     _add(server, *[30] * 8)
     works = [await bus.work.take(TAKE, ME) for _ in range(4)]

@@ -14,6 +14,13 @@
 
 local has_history = redis.call('EXISTS', history) == 1
 
+-- As texts, which is right for IDs whose parts are as long as each other's, and mostly for others. What is not found in
+-- between is asked for alone.
+local function is_less(a, b)
+  if #a == #b then return a < b end
+  return #a < #b
+end
+
 local ids, members, wanted, times = {}, {}, {}, {}
 local place, from, to = leases, nil, nil
 while place < #ARGV do
@@ -23,9 +30,8 @@ while place < #ARGV do
     local next = #ids + 1
     ids[next], members[next] = id, id .. '/' .. ARGV[index + 1]
     wanted[next], times[next] = tonumber(ARGV[index + 1]), taken_at
-    -- As texts, which is right for most: what is not found is asked for alone.
-    if not from or id < from then from = id end
-    if not to or id > to then to = id end
+    if not from or is_less(id, from) then from = id end
+    if not to or is_less(to, id) then to = id end
   end
   place = last + 2
 end
