@@ -11,6 +11,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
 from tests.support.calls import ME, add, call, refusal
 from tests.support.servers import Server
+from tests.support.two_ways import running_way, surface_over
 
 GROUP = {"stream": "s", "group": "g"}
 DUE, DEAD, TRIES = (companion_key("s", kind, "g") for kind in (Kind.DUE, Kind.DEAD, Kind.TRIES))
@@ -50,6 +51,21 @@ async def test_giving_back_twice_changes_nothing(bus: Bus, server: Server) -> No
     assert (extended["extended"], extended["already_done"]) == ([], [entry_id])
     assert "lease_expires" not in extended
     assert buried["already_done"] == done["already_done"] == [entry_id]
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "kernel"])
+async def test_a_lone_acknowledgement_is_told_on_both_ways(bus: Bus, server: Server, direct: bool) -> None:
+    ids = await add(bus, 3)
+    leases = [(await take(bus, count=count))["lease"] for count in (1, 2)]
+    async with running_way(surface_over(bus), direct=direct) as way:
+        for number, (lease, done) in enumerate(zip(leases, (ids[:1], ids[1:]), strict=True)):
+            await way.call(2 * number + 1, "work_done", lease=lease)
+            assert (await way.answer())["result"]["structuredContent"]["done"] == done
+            # Said again.
+            await way.call(2 * number + 2, "work_done", lease=lease)
+            again = (await way.answer())["result"]["structuredContent"]
+            assert (again["done"], again["already_done"]) == ([], done)
+    assert server.command("XPENDING", "s", "g")[0] == 0
 
 
 async def test_what_was_deleted_makes_no_dead_letter_and_none_is_told_of(bus: Bus, server: Server) -> None:
