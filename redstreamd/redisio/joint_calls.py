@@ -194,7 +194,7 @@ class _Joint:
             # The pass is over, or somebody else's call ended.
             turn.work_for(self.account)
         try:
-            self.request = pipeline.enqueue(self._script().by_digest, self.answer)
+            self.request = pipeline.enqueue(self._script().by_digest, self.answer, calls=len(self.calls))
         finally:
             if served is not self.account:
                 turn.work_for(served)

@@ -275,6 +275,7 @@ class Pipeline:
         args: tuple[Arg, ...] | PackedCommand,
         then: Callable[[Any], None] | None = None,
         is_own: bool = False,
+        calls: int = 1,
     ) -> Request:
         """Queue one command for sending.
 
@@ -283,6 +284,7 @@ class Pipeline:
             then: Called with the reply, or with the exception that `Request.reply` would raise. None: a
                 task calls `Request.reply`.
             is_own: Whether it is sent as the daemon's own, whoever it is for: never deferred.
+            calls: How many calls a script serves.
 
         Raises:
             NotSent: The pipeline was closed.
@@ -312,7 +314,9 @@ class Pipeline:
             request = Request(self, then)
         else:
             if kind == "EVALSHA":
-                kind, seconds = args[1], SCRIPT_SECONDS + size * SCRIPT_BYTE_SECONDS  # type: ignore[index]
+                kind = args[1]  # type: ignore[index]
+                # Every further call takes a command, at least.
+                seconds = SCRIPT_SECONDS + size * SCRIPT_BYTE_SECONDS + (calls - 1) * COMMAND_SECONDS
             else:
                 seconds = COMMAND_SECONDS + size * BYTE_SECONDS
             if account.reply_bytes is not None:

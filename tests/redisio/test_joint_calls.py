@@ -284,6 +284,22 @@ async def test_a_defect_of_calls_that_are_joined_is_told_to_each_and_touches_no_
         defects.clear()
 
 
+async def test_what_serves_many_calls_is_taken_for_more_work(redis: Server) -> None:
+    async with _connected(Target(path=redis.path)) as client:
+        parts, told, served = [f"{number:02}" for number in range(MAX_CALLS)], list[Any](), turns()
+        served.work_for(_account())
+        begin = served.redis_seconds
+        client.submit(ScriptCall(_APPEND, ["l"], parts), told.append, "l")
+        as_one = served.redis_seconds - begin
+        # The last one makes the request full.
+        for part in parts:
+            client.submit(_call("l", part), told.append, "l")
+        joined = served.redis_seconds - begin - as_one
+        served.work_for(None)
+        assert joined - as_one == pytest.approx((MAX_CALLS - 1) * pipeline.COMMAND_SECONDS)
+        await until(lambda: len(told) == 1 + MAX_CALLS, every=0.001)
+
+
 async def test_an_error_and_a_lost_reply_are_told_to_each_call(redis: Server) -> None:
     async with proxy_to(redis.path) as proxy, _connected(through(proxy)) as client:
         redis.command("SET", "l", "no list")
