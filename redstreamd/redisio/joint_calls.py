@@ -23,7 +23,6 @@ from redstreamd.admission.turns import turns
 from redstreamd.errors import BusError
 from redstreamd.errors.defects import report_defect
 from redstreamd.redisio.pipeline import Pipeline, Request
-from redstreamd.redisio.redis_errors import NotSent, QueueFull
 from redstreamd.redisio.script import JoinableCall, ScriptCall
 from redstreamd.stream_io import flush_at_end_of_pass
 
@@ -80,12 +79,8 @@ class JointCalls:
         joint = self._open.pop(place)
         try:
             joint.queue(is_last=is_last)
-        except (NotSent, QueueFull) as error:
-            # As a reply in its place: each goes on with that.
+        except Exception as error:  # noqa: BLE001 - as a reply in its place: each goes on with that
             self._refused.append((joint, error))
-        except Exception as defect:  # noqa: BLE001 - whatever it is, it is no matter of the others
-            report_defect("joined calls could not be queued", defect)
-            self._refused.append((joint, defect))
 
     def _end_of_pass(self) -> bool:
         for place in list(self._open):
@@ -167,13 +162,16 @@ class _Joint:
         try:
             self._pipeline.replace(request, self._script().by_digest)
         except Exception as error:  # noqa: BLE001 - what was taken back is not to be executed
-            report_defect("joined calls could not be divided", error)
             request.take_back()
             self.answer(error)
 
     def _script(self) -> ScriptCall:
         first = self._first
-        return first.join(first.terms, [call.part for call in self.calls])
+        try:
+            return first.join(first.terms, [call.part for call in self.calls])
+        except Exception as defect:
+            report_defect("calls could not be joined", defect)
+            raise
 
     def queue(self, *, is_last: bool = False) -> None:
         """Queue the request, unless all calls were taken back.
