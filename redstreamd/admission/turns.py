@@ -300,6 +300,8 @@ class Turns(trio.abc.Instrument):
         granted, self._granted = self._granted, None
         if granted is not None:
             granted.read()
+        # Whose turn is next depends on what this one took.
+        self.work_for(None)
         waiting = self.waiting
         while waiting and not self.is_over():
             _, (who, expected) = waiting.pop()
@@ -308,6 +310,7 @@ class Turns(trio.abc.Instrument):
                 self._promised += expected
                 return
             who.read()
+            self.work_for(None)
 
     def _tick_on(self) -> None:
         """See to it that trio does not wait for input while somebody waits for a turn."""

@@ -45,8 +45,8 @@ FINAL_WRITE_SECONDS: Final = 0.25
 FIRST_REQUEST_SECONDS: Final = 1.0
 # So many plain calls are served whether the turn is over or not. Who keeps few calls in flight has them
 # answered together, sends as many again, and waits for a turn: with one call in each it would get too little.
-# And a cancellation is read with the call before it.
 _AT_ONCE: Final = 8
+_CANCELLATION: Final = b"notifications/cancelled"
 # What a message is taken to cost before it is read, and each byte of a long one.
 _MESSAGE_SECONDS: Final = 0.0001
 _BYTE_SECONDS: Final = 1e-7
@@ -387,7 +387,9 @@ class ClientConnection:
         splitter = self._splitter
         if data is not None:
             splitter.feed(data)
-            if not data or self._is_opening or not self._message_received.was_set:
+            # What is cancelled in the same bytes is not sent: only the task can serve both in one pass.
+            is_cancelled = _CANCELLATION in data
+            if not data or is_cancelled or self._is_opening or not self._message_received.was_set:
                 return Left.FOR_TASK
         turn, process, session, outbox = self._turns, self._process, self._session, self._outbox
         limits, lines = session.limits, splitter.lines

@@ -24,6 +24,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.turns import Turns, turns
+from redstreamd.errors.defects import report_defect
 
 #: The most that is read at once; by default a Unix socket buffers about three times as much.
 READ_BYTES: Final = 65536
@@ -101,6 +102,8 @@ class Reader:
             # It is armed when the task wants more.
             return
         turn = self._readers.turns
+        # Who waits pays for its own way into the queue.
+        turn.work_for(self.account)
         if turn.may_begin(self.account, self.descriptor):
             self.read()
         else:
@@ -127,7 +130,8 @@ class Reader:
         try:
             left = self._take(data)
         except Exception as error:  # noqa: BLE001 - the boundary: it is for the connection's own task
-            self._wake(outcome.Error(error))
+            if not self._wake(outcome.Error(error)):
+                report_defect("a message could not be served, and its connection has ended", error)
             return
         if left is Left.FOR_TASK:
             self._wake(outcome.Value(data != b""))
@@ -140,10 +144,12 @@ class Reader:
                 self._arm()
 
     def close(self) -> None:
-        """Read no more. The descriptor is still open."""
+        """Read no more; once. The descriptor is still open."""
         if self._is_known:
             self._is_known = False
             self._readers.forget(self)
+        # Cycles that have lived for long are not looked for (service/collector.py).
+        del self._place, self._take
 
     def _queue(self) -> None:
         self._is_queued = True
@@ -156,11 +162,14 @@ class Reader:
             self._readers.add(self)
             self._is_known = True
 
-    def _wake(self, result: outcome.Outcome[bool]) -> None:
+    def _wake(self, result: outcome.Outcome[bool]) -> bool:
+        """Let the task go on, and return True, unless it was cancelled by what was served."""
         self._has_left = False
         task, self._task = self._task, None
-        if task is not None:
-            reschedule(task, result)
+        if task is None:
+            return False
+        reschedule(task, result)
+        return True
 
 
 class Readers:
