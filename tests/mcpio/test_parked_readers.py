@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 
 import attrs
 import pytest
@@ -13,9 +15,10 @@ import trio
 import trio.testing
 
 from redstreamd.admission.accounts import Account, Accounts, Peer
-from redstreamd.admission.turns import turns
+from redstreamd.admission.turns import Place, Turns, turns
 from redstreamd.mcpio.parked_readers import Left, Reader, readers
 from redstreamd.policy import Principal
+from tests.support.turns_clock import TurnsClock
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.limit(20)
@@ -34,6 +37,7 @@ class Client:
         reader: Reads.
         leaves: What is left of what is read next, the last first; then nothing.
         taken: What was read.
+        during: Called while something is taken.
     """
 
     number: int
@@ -44,12 +48,14 @@ class Client:
     reader: Reader = attrs.field(init=False)
     leaves: list[Left | Exception] = attrs.field(factory=list)
     taken: list[bytes | None] = attrs.field(factory=list)
+    during: Callable[[], None] = lambda: None
 
     def __attrs_post_init__(self) -> None:
         self.ours.setblocking(False)
         self.reader = readers().open(self.ours.fileno(), self.account, self.take)
 
     def take(self, data: bytes | None) -> Left:
+        self.during()
         self.taken.append(data)
         self.order.append(self.number)
         left = self.leaves.pop() if self.leaves else Left.NOTHING if data != b"" else Left.FOR_TASK
@@ -164,3 +170,46 @@ async def test_who_is_cancelled_while_waiting_for_a_turn_has_read_nothing(no_roo
             client.leaves = [Left.FOR_TASK]
             assert await client.reader.receive()
             assert client.taken == [b"text"]
+
+
+async def test_who_has_to_wait_pays_for_its_place_itself(
+    turns_clock: TurnsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Turns.queue
+
+    def slow(turn: Turns, account: Account, place: Place) -> None:
+        turns_clock.now += 1.0
+        queue(turn, account, place)
+
+    def end_of_turn() -> None:
+        turns_clock.now += 0.1
+
+    monkeypatch.setattr(Turns, "queue", slow)
+    monkeypatch.setattr("redstreamd.admission.turns.is_behind", lambda _process: False)
+    with clients(2) as made:
+        async with trio.open_nursery() as nursery:
+            for client in made:
+                client.during = end_of_turn
+                client.theirs.sendall(b"text")
+                nursery.start_soon(client.reader.receive)
+            await until(lambda: len(made[0].order) == 2)
+            nursery.cancel_scope.cancel()
+        first, second = (made[number] for number in made[0].order)
+        # What is charged to the last one is told when somebody else works.
+        turns().work_for(None)
+        assert first.account.service == pytest.approx(0.1)
+        assert second.account.service > 0.9
+
+
+async def test_what_a_closed_reader_was_for_is_freed_at_once() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with clients(1) as made:
+            freed = weakref.ref(made[0])
+            with trio.move_on_after(0.01):
+                await made[0].reader.receive()
+        made.clear()
+        assert freed() is None
+    finally:
+        gc.enable()
