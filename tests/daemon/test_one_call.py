@@ -9,14 +9,14 @@ import pytest
 
 import redstreamd
 from tests.support.mcp_client import EraName
-from tests.support.one_call import Passed, one_call
+from tests.support.one_call import Passed, modules_of, one_call
 from tests.support.servers import Server
 
-#: The most that a plain call of stream_add may pass, from when its connection is readable: its reading takes
-#: three modules and seven functions. To read a call means to read these. Four of the modules report its end:
-#: what it removed, those that are told together, the counts of calls and of round trips.
-MOST_MODULES: Final = 28
-MOST_FUNCTIONS: Final = 43
+#: The most that plain calls of stream_add may pass: each of many, all of those, and a lone one.
+#: To read a call means to read the first. All of them together are read, have a turn, are sent and are told.
+MOST_OF_EACH: Final = (22, 17)
+MOST_OF_ALL: Final = (20, 13)
+MOST_OF_ONE: Final = (40, 27)
 
 
 @pytest.fixture(params=["handshake", "modern"])
@@ -30,7 +30,15 @@ def test_a_plain_call_passes_few_modules_and_functions(passed: Passed) -> None:
     print(passed)
     assert passed.package == Path(redstreamd.__file__).parent
     # Its bytes come in and go out, and its command goes to Redis: nothing of that is left out.
-    packages = {module.split(".")[1] for module in passed.modules}
-    assert {"mcpio", "redisio", "streams", "tools"} <= packages
-    assert len(passed.modules) <= MOST_MODULES
-    assert len(passed.functions) <= MOST_FUNCTIONS
+    for functions in (passed.functions, passed.of_each):
+        packages = {module.split(".")[1] for module in modules_of(functions)}
+        assert {"mcpio", "mcp_server", "redisio", "streams", "tools"} <= packages
+    # A lone call passes nothing else than many do.
+    assert set(passed.functions) <= {*passed.of_each, *passed.of_all}
+    for functions, (most, most_modules) in (
+        (passed.of_each, MOST_OF_EACH),
+        (passed.of_all, MOST_OF_ALL),
+        (passed.functions, MOST_OF_ONE),
+    ):
+        assert len(functions) <= most
+        assert len(modules_of(functions)) <= most_modules

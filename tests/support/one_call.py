@@ -1,4 +1,4 @@
-"""Which modules and functions of redstreamd one call passes, from its bytes in to its bytes out."""
+"""Which modules and functions of redstreamd calls pass, from their bytes in to their bytes out."""
 
 from __future__ import annotations
 
@@ -24,28 +24,50 @@ from tests.support.waiting import wait_until
 _REPETITIONS = 5
 #: After the answer, for what still belongs to the call.
 _AFTERWARDS_SECONDS = 0.1
+#: Calls of a burst: as many as one turn serves at once, however slow it is.
+BURST = 8
+
+Function = tuple[str, str]
+"""Module and qualified name."""
 
 
 @attrs.frozen
 class Passed:
-    """What one call passes.
+    """What one call passes, and what many calls pass that arrive together.
 
     Attributes:
         package: Directory of the daemon's package.
-        functions: Module and qualified name of each function, in the order in which they were first passed.
+        functions: Those that a lone call passes, in the order in which they were first passed.
+        of_each: Those that `BURST` calls pass for each of them, likewise.
+        of_all: Those that they pass less often: for all of them together, such as to read what has arrived.
     """
 
     package: Path
-    functions: list[tuple[str, str]]
+    functions: list[Function]
+    of_each: list[Function]
+    of_all: list[Function]
 
     @property
     def modules(self) -> list[str]:
-        """The modules, likewise."""
-        return list(dict.fromkeys(module for module, _ in self.functions))
+        """The modules of a lone call."""
+        return modules_of(self.functions)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.functions)} functions in {len(self.modules)} modules"]
-        return "\n".join([*lines, *(f"{module}: {function}" for module, function in self.functions)])
+        parts = {
+            "a lone call": self.functions,
+            f"{BURST} calls that arrive together, each of them": self.of_each,
+            "and all of them together": self.of_all,
+        }
+        return "\n".join(
+            f"{name}: {len(functions)} functions in {len(modules_of(functions))} modules\n"
+            + "".join(f"  {module}: {function}\n" for module, function in functions)
+            for name, functions in parts.items()
+        )
+
+
+def modules_of(functions: list[Function]) -> list[str]:
+    """Return the modules that functions are in, in their order."""
+    return list(dict.fromkeys(module for module, _ in functions))
 
 
 def one_call(server: Server, era: EraName, tool: str, arguments: dict[str, Any], **variables: str) -> Passed:
@@ -71,9 +93,9 @@ def one_call(server: Server, era: EraName, tool: str, arguments: dict[str, Any],
                 _send(client, {"method": "notifications/initialized"})
             _ask(client, "tools/call", params)
 
-            def trace(call: Callable[[], object]) -> dict[tuple[str, str], None]:
-                """Return what is passed each time, in the order of the last."""
-                found: list[dict[tuple[str, str], None]] = []
+            def trace(call: Callable[[], object]) -> list[dict[Function, int]]:
+                """Return what is passed each time, and how often."""
+                found: list[dict[Function, int]] = []
                 while len(found) < _REPETITIONS:
                     before = len(_lines(file))
                     os.kill(daemon.process.pid, signal.SIGUSR1)
@@ -84,14 +106,28 @@ def one_call(server: Server, era: EraName, tool: str, arguments: dict[str, Any],
                     wait_until(lambda before=before: len(_lines(file)) > before + 1)
                     # Nothing, where the event loop has had no turn: a machine may be too busy for that.
                     if told := _lines(file)[-1]["passed"]:
-                        found.append({(each[0], each[1]): None for each in told})
-                return {each: None for each in found[-1] if all(each in others for others in found)}
+                        found.append({(module, function): times for module, function, times in told})
+                return found
 
-            # What every turn of the event loop passes is no part of a call.
             idle = trace(lambda: None)
-            passed = trace(lambda: _ask(client, "tools/call", params))
+            lone = trace(lambda: _ask(client, "tools/call", params))
+            burst = trace(lambda: _ask(client, "tools/call", params, BURST))
             package = Path(_lines(file)[-1]["package"])
-    return Passed(package, [each for each in passed if each not in idle])
+    # What every turn of the event loop passes is no part of a call.
+    beside = {each for each in idle[-1] if _least(each, idle)}
+    most = {each: max(times.get(each, 0) for times in idle) for each in burst[-1]}
+    of_each = [each for each in burst[-1] if _least(each, burst) - most[each] >= BURST]
+    return Passed(
+        package,
+        [each for each in lone[-1] if _least(each, lone) and each not in beside],
+        of_each,
+        [each for each in burst[-1] if _least(each, burst) and each not in {*beside, *of_each}],
+    )
+
+
+def _least(function: Function, found: list[dict[Function, int]]) -> int:
+    """Return how often a function was passed at least."""
+    return min(times.get(function, 0) for times in found)
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -100,20 +136,26 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole]
 
 
-def _send(client: socket.socket, message: dict[str, Any]) -> None:
+def _message(message: dict[str, Any]) -> bytes:
     # As the SDKs write it.
-    text = json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":"))
-    client.sendall(text.encode() + b"\n")
+    return json.dumps({"jsonrpc": "2.0", **message}, separators=(",", ":")).encode() + b"\n"
 
 
-def _ask(client: socket.socket, method: str, params: dict[str, Any]) -> None:
-    _send(client, {"id": 1, "method": method, "params": params})
-    answer = b""
-    while not answer.endswith(b"\n"):
+def _send(client: socket.socket, message: dict[str, Any]) -> None:
+    client.sendall(_message(message))
+
+
+def _ask(client: socket.socket, method: str, params: dict[str, Any], times: int = 1) -> None:
+    """Send so many requests in one write, and await their answers."""
+    requests = [_message({"id": each, "method": method, "params": params}) for each in range(times)]
+    client.sendall(b"".join(requests))
+    answers = b""
+    while answers.count(b"\n") < times:
         data = client.recv(1 << 16)
         if not data:
             raise ConnectionError("the daemon closed the connection")
-        answer += data
-    message = json.loads(answer)
-    if "error" in message or message["result"].get("isError"):
-        raise RuntimeError(f"a call failed: {answer!r}")
+        answers += data
+    for answer in answers.splitlines():
+        message = json.loads(answer)
+        if "error" in message or message["result"].get("isError"):
+            raise RuntimeError(f"a call failed: {answer!r}")
