@@ -48,6 +48,7 @@ class Reader:
 
     Attributes:
         account: On whose behalf.
+        task: Sleeps in `receive`; None if none does.
     """
 
     __slots__ = (
@@ -57,9 +58,9 @@ class Reader:
         "_place",
         "_readers",
         "_take",
-        "_task",
         "account",
         "descriptor",
+        "task",
     )
 
     def __init__(self, readers: Readers, descriptor: int, account: Account, take: Take) -> None:
@@ -71,8 +72,7 @@ class Reader:
         self._place: Final = (self, 0.0)
         # Whether the epoll instance has it; whether it waits for a turn, and not to read but to go on.
         self._is_known = self._is_queued = self._has_left = False
-        # Sleeps in `receive`.
-        self._task: Task | None = None
+        self.task: Task | None = None
 
     async def receive(self) -> bool:
         """Wait until the task has to go on with what was read; False at the end of the stream.
@@ -83,11 +83,15 @@ class Reader:
             trio.BrokenResourceError: Reading failed.
             Exception: What `Take` raised.
         """
-        self._arm()
-        self._task = current_task()
+        if self._is_known:
+            self._readers.arm(self.descriptor, _ARMED)
+        else:
+            self._readers.add(self)
+            self._is_known = True
+        self.task = current_task()
 
         def give_up(_raise_cancel: object) -> Abort:
-            self._task = None
+            self.task = None
             if self._is_queued:
                 self._is_queued = self._has_left = False
                 self._readers.turns.leave(self.account, self._place)
@@ -96,23 +100,10 @@ class Reader:
         is_open: bool = await wait_task_rescheduled(give_up)
         return is_open
 
-    def on_readable(self) -> None:
-        """Read what has arrived, or wait for a turn to do so."""
-        if self._task is None:
-            # It is armed when the task wants more.
-            return
-        turn = self._readers.turns
-        # Who waits pays for its own way into the queue.
-        turn.work_for(self.account)
-        if turn.may_begin(self.account, self.descriptor):
-            self.read()
-        else:
-            self._queue()
-
     def read(self) -> None:
         """Read what has arrived, or go on: its turn has come. Never raises."""
         self._is_queued = False
-        if self._task is None:
+        if self.task is None:
             return
         self._readers.turns.work_for(self.account)
         data = None
@@ -120,7 +111,7 @@ class Reader:
             try:
                 data = os.read(self.descriptor, READ_BYTES)
             except BlockingIOError:
-                self._arm()
+                self._readers.arm(self.descriptor, _ARMED)
                 return
             except OSError as error:
                 broken = trio.BrokenResourceError(f"reading failed: {error}")
@@ -136,12 +127,12 @@ class Reader:
         if left is Left.FOR_TASK:
             self._wake(outcome.Value(data != b""))
         # Else it was cancelled by what was served.
-        elif self._task is not None:
+        elif self.task is not None:
             self._has_left = left is Left.MESSAGES
             if self._has_left:
-                self._queue()
+                self.queue()
             else:
-                self._arm()
+                self._readers.arm(self.descriptor, _ARMED)
 
     def close(self) -> None:
         """Read no more; once. The descriptor is still open."""
@@ -151,21 +142,15 @@ class Reader:
         # Cycles that have lived for long are not looked for (service/collector.py).
         del self._place, self._take
 
-    def _queue(self) -> None:
+    def queue(self) -> None:
+        """Wait for a turn to `read`."""
         self._is_queued = True
         self._readers.turns.queue(self.account, self._place)
-
-    def _arm(self) -> None:
-        if self._is_known:
-            self._readers.epoll.modify(self.descriptor, _ARMED)
-        else:
-            self._readers.add(self)
-            self._is_known = True
 
     def _wake(self, result: outcome.Outcome[bool]) -> bool:
         """Let the task go on, and return True, unless it was cancelled by what was served."""
         self._has_left = False
-        task, self._task = self._task, None
+        task, self.task = self.task, None
         if task is None:
             return False
         reschedule(task, result)
@@ -177,12 +162,14 @@ class Readers:
 
     Attributes:
         epoll: Watches their descriptors.
+        arm: Has the next bytes of one reported that is watched, given with `_ARMED`.
         turns: Who may read now.
     """
 
     def __init__(self) -> None:
         """Begin with none."""
         self.epoll: Final = select.epoll()
+        self.arm: Final = self.epoll.modify
         self.turns: Final[Turns] = turns()
         self._by_descriptor: dict[int, Reader] = {}
 
@@ -202,14 +189,23 @@ class Readers:
 
     async def run(self) -> None:
         """Have those read for whom something has arrived, until cancelled."""
+        turns = self.turns
         with self.epoll:
             while True:
                 await trio.lowlevel.wait_readable(self.epoll.fileno())
                 by_descriptor = self._by_descriptor
                 for descriptor, _ in self.epoll.poll(0, max(1, len(by_descriptor))):
-                    # Else it has ended because of what another one has read.
-                    if (reader := by_descriptor.get(descriptor)) is not None:
-                        reader.on_readable()
+                    reader = by_descriptor.get(descriptor)
+                    # Else it has ended because of what another one has read, or its task does not sleep: it
+                    # is armed when that wants more.
+                    if reader is None or reader.task is None:
+                        continue
+                    # Who waits pays for its own way into the queue.
+                    turns.work_for(reader.account)
+                    if turns.may_begin(reader.account, descriptor):
+                        reader.read()
+                    else:
+                        reader.queue()
 
 
 _READERS: Final = trio.lowlevel.RunVar[Readers]("redstreamd readers")

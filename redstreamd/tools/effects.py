@@ -11,13 +11,16 @@ import enum
 import typing
 from collections.abc import Callable, Iterator
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
 from redstreamd.policy import Permission
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.tools.argument_types import NameOf, annotations_of, markers_in
+
+# Equals nothing that is given.
+_NEVER: Final = object()
 
 
 class Marked(enum.Enum):
@@ -42,6 +45,9 @@ class Effects:
         removing: The arguments that remove or force, with the value that does not, and whether they are one
             of a few words.
         group: The argument that names a consumer group.
+        given: Returns of arguments what `of_call` depends on.
+        usual: What that is for arguments of which there is nothing to tell, without a lease; most calls have
+            such, and are spared a function.
     """
 
     always: bool
@@ -49,17 +55,20 @@ class Effects:
     dry_run: str | None
     removing: tuple[tuple[str, Any, bool], ...]
     group: str | None
-    _given: Callable[[object], Any] = attrs.field(init=False, repr=False)
-    _usual: Any = attrs.field(init=False, repr=False)
+    given: Callable[[object], Any] = attrs.field(init=False, repr=False)
+    usual: Any = attrs.field(init=False, repr=False)
 
-    @_given.default
+    @given.default
     def _getter(self) -> Callable[[object], Any]:
-        return attrgetter(*(name for name, _, _ in self.removing)) if self.removing else _nothing
+        names = [name for name, _, _ in self.removing] + ([] if self.group is None else [self.group])
+        return attrgetter(*names) if names else _nothing
 
-    @_usual.default
+    @usual.default
     def _defaults(self) -> Any:
-        usual = tuple(kept for _, kept, _ in self.removing)
-        return usual[0] if len(usual) == 1 else usual
+        if self.always:
+            return _NEVER
+        usual = [kept for _, kept, _ in self.removing] + ([] if self.group is None else [None])
+        return usual[0] if len(usual) == 1 else tuple(usual)
 
     @property
     def may_be_audited(self) -> bool:
@@ -77,9 +86,6 @@ class Effects:
             group: str | None = lease.group
         else:
             group = None if self.group is None else getattr(arguments, self.group)
-        # Nearly all calls remove nothing.
-        if not self.always and self._given(arguments) == self._usual:
-            return group, None
         return group, self.action_of(arguments)
 
     def action_of(self, arguments: object) -> str | None:

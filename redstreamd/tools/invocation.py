@@ -282,7 +282,12 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         listeners = self.rules.on_ended
         if listeners:
             tool, needs = self.tool, self.needs
-            group, action = self.told or tool.effects.of_call(self.arguments, self.lease)
+            effects, arguments = tool.effects, self.arguments
+            group = action = None
+            if self.told is not None:
+                group, action = self.told
+            elif self.lease is not None or effects.given(arguments) != effects.usual:
+                group, action = effects.of_call(arguments, self.lease)
             ended = CallEnded(
                 self.principal,
                 tool.name,
@@ -294,7 +299,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
                 group,
                 action,
                 self.account,
-                tool.effects.always,
+                effects.always,
             )
             for tell in listeners:
                 tell(ended)

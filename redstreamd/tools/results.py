@@ -26,6 +26,9 @@ from redstreamd.visible_text import visible
 
 _encode = msgspec.json.Encoder().encode
 _CONTENT = b'{"content":[{"type":"text","text":'
+_STRUCTURED = b'}],"structuredContent":'
+# By whether the call failed.
+_ENDED = (b',"isError":false', b',"isError":true')
 
 # Stands for the text in a `ResultForm`.
 _BLANK: Final = "<blank>"
@@ -40,37 +43,45 @@ class Result(msgspec.Struct, frozen=True):
     Attributes:
         is_error: Whether the call failed.
         opened: The JSON of the whole result without the closing brace, for what revisions add.
-        body: The JSON of the structured content; None if there is none.
         size: Bytes of the structured content; of the text, if there is none.
-        own_text: The text block; None if it is the body's very bytes.
+        own_text: The text block; None if it is the very bytes of the structured content.
+        is_structured: Whether there is structured content.
     """
 
     is_error: bool
     opened: bytes
-    body: bytes | None
     size: int
     own_text: str | None = None
+    is_structured: bool = True
+
+    @property
+    def body(self) -> bytes | None:
+        """The JSON of the structured content, which is a part of `opened`; None if there is none."""
+        if not self.is_structured:
+            return None
+        end = len(self.opened) - len(_ENDED[self.is_error])
+        return self.opened[end - self.size : end]
 
     @property
     def text(self) -> str:
         """The text block."""
         if self.own_text is not None:
             return self.own_text
-        return "" if self.body is None else self.body.decode()
+        return (self.body or b"").decode()
 
     def plain(self) -> dict[str, Any]:
         """Return the result as plain JSON values, for a client that gets values instead of bytes."""
         answer: dict[str, Any] = {"content": [{"type": "text", "text": self.text}]}
-        if self.body is not None:
-            answer["structuredContent"] = json.loads(self.body)
+        if (body := self.body) is not None:
+            answer["structuredContent"] = json.loads(body)
         return {**answer, "isError": self.is_error}
 
     def members(self) -> dict[str, Any]:
         """Return the result as `plain` does, with its content as JSON that an encoder of msgspec copies."""
         text = _encode(self.text)
         answer: dict[str, Any] = {"content": msgspec.Raw(b'[{"type":"text","text":%b}]' % text)}
-        if self.body is not None:
-            answer["structuredContent"] = msgspec.Raw(self.body)
+        if (body := self.body) is not None:
+            answer["structuredContent"] = msgspec.Raw(body)
         return {**answer, "isError": self.is_error}
 
 
@@ -103,8 +114,8 @@ def structured(body: bytes) -> Result:
     # Of the characters of ASCII the encoder leaves one as it is that nobody sees.
     if (b"\x7f" in body or not body.isascii()) and (shown := visible(text)) != text:
         text = own_text = shown
-    opened = b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', body, b',"isError":false'))
-    return Result(False, opened, body, len(body), own_text)
+    opened = b"".join((_CONTENT, _encode(text), _STRUCTURED, body, _ENDED[False]))
+    return Result(False, opened, len(body), own_text)
 
 
 class ResultForm:
@@ -113,17 +124,18 @@ class ResultForm:
     def __init__(self, like: Callable[[str], object]) -> None:
         """Differ as what `like` returns for a text, which has the text once; encoded when first needed."""
         self._like: Final = like
-        self._parts: Sequence[bytes] | None = None
+        self._parts: tuple[bytes, bytes, bytes, int] | None = None
 
     def filled(self, text: bytes) -> Result:
         """Return what `success` returns with this text, which JSON need not escape: visible ASCII."""
-        first, second, third, before, after = self._parts or self._split()
-        body = before + text + after
-        return Result(False, b"".join((first, text, second, text, third)), body, len(body))
+        first, second, third, size = self._parts or self._split()
+        return Result(False, b"".join((first, text, second, text, third)), size + len(text))
 
-    def _split(self) -> Sequence[bytes]:
-        made, blank = success(self._like(_BLANK)), _BLANK.encode()
-        self._parts = *made.opened.split(blank), *(made.body or b"").split(blank)
+    def _split(self) -> tuple[bytes, bytes, bytes, int]:
+        """Return what is around the text, and the size of the structured content without it."""
+        made = success(self._like(_BLANK))
+        first, second, third = made.opened.split(_BLANK.encode())
+        self._parts = first, second, third, made.size - len(_BLANK)
         return self._parts
 
 
@@ -140,13 +152,13 @@ def failure(error: BusError) -> Result:
     if error.retry_after_seconds is not None:
         members["retry_after_seconds"] = error.retry_after_seconds
     body = _encode(members)
-    opened = b"".join((_CONTENT, _encode(text), b'}],"structuredContent":', body, b',"isError":true'))
-    return Result(True, opened, body, len(body), text)
+    opened = b"".join((_CONTENT, _encode(text), _STRUCTURED, body, _ENDED[True]))
+    return Result(True, opened, len(body), text)
 
 
 def _text_only(text: str) -> Result:
     opened = b"".join((_CONTENT, _encode(text), b'}],"isError":false'))
-    return Result(False, opened, None, len(text.encode()), text)
+    return Result(False, opened, len(text.encode()), text, is_structured=False)
 
 
 def _sentence(text: str) -> str:
