@@ -1,14 +1,12 @@
-"""The line transport: one client connection, its stream read, written and closed.
+"""The line transport: the life of one client connection, from its stream to its end.
 
-What the lines mean is the `session`'s; which phase follows which event is the `lifecycle`'s.
+How messages are read is the `message_reader`'s, and what they mean the `session`'s; which phase follows which
+event is the `lifecycle`'s.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import time
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -16,23 +14,19 @@ import trio
 
 from redstreamd.admission.accounts import Account, Accounts, Held, Peer
 from redstreamd.admission.memory import Memory
-from redstreamd.admission.turns import MAX_QUEUED, TURN_SECONDS, turns
-from redstreamd.mcpio import jsonrpc, openings
+from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.closing import discard_input, shut_down
 from redstreamd.mcpio.connection_account import ConnectionAccount
-from redstreamd.mcpio.connection_events import FOREIGN, Ending, EventHook, MessageTooLong, ignore
+from redstreamd.mcpio.connection_events import FOREIGN, Ending, EventHook, ignore
 from redstreamd.mcpio.connection_state import ConnectionState, ConnectionStatistics
-from redstreamd.mcpio.framing import LineSplitter, LongLine
 from redstreamd.mcpio.kernels import DirectPath, Kernels
 from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.limits import Limits
+from redstreamd.mcpio.message_reader import MessageReader
 from redstreamd.mcpio.outbox import Outbox
-from redstreamd.mcpio.parked_readers import READ_BYTES, Left, readers
-from redstreamd.mcpio.plain_calls import decode
-from redstreamd.mcpio.session import LONG_MESSAGE, Session, Task
+from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
-from redstreamd.stream_io import Receive, descriptor, nonblocking_receiver, receiver
 
 # A client that stopped sending may still read, as `nc` does once its input ends. A client that has gone keeps
 # its waits for no longer than this.
@@ -43,15 +37,6 @@ FINAL_WRITE_SECONDS: Final = 0.25
 # until the connection is this old, because it would get no answer otherwise. 0.25 s was too short for one
 # connection in a hundred, on a machine busy with the restart.
 FIRST_REQUEST_SECONDS: Final = 1.0
-# So many plain calls are served whether the turn is over or not. Who keeps few calls in flight has them
-# answered together, sends as many again, and waits for a turn: with one call in each it would get too little.
-_AT_ONCE: Final = 8
-_CANCELLATION: Final = b"notifications/cancelled"
-# What a message is taken to cost before it is read, and each byte of a long one.
-_MESSAGE_SECONDS: Final = 0.0001
-_BYTE_SECONDS: Final = 1e-7
-# What it takes to receive as much as is read at once, and to keep it.
-_READ_SECONDS: Final = 0.0002
 
 
 class ClientConnection:
@@ -120,21 +105,12 @@ class ClientConnection:
             id=None if state is None else state.connection_id,
         )
         self.id = books.id
-        self._process: Final = books.account.parent or books.account
-        self._turns: Final = turns()
-        self._descriptor: Final = descriptor(stream)
         self._inherited = state
-        self._splitter = LineSplitter(limits.max_message_bytes, books.share)
-        # Whether the client may still turn out to speak another protocol.
-        self._is_opening = state is None or state.era is None
-        self._is_rejected = False
-        self._message_received = LateEvent()
         self._lifecycle = Lifecycle()
         # When requests in flight are cut off, in trio's time.
         self._deadline = math.inf
         self._cut_off = 0
         self._handed_over: ConnectionState | None = None
-        self._input_ended = LateEvent()
         self._reading = trio.CancelScope()
         # None unless tasks can be started: a nursery that is closing raises.
         self._nursery: trio.Nursery | None = None
@@ -163,14 +139,20 @@ class ClientConnection:
             state=state,
             share=books.share,
         )
-        if state is not None:
-            self._splitter.resume(state.unread, state.long_lines)
-            self._message_received.set()
+        self._reader = MessageReader(
+            stream,
+            self._session,
+            self._outbox,
+            books=books,
+            limits=limits,
+            state=state,
+            on_end=self._on_input_end,
+        )
 
     def apply_limits(self) -> None:
         """Apply the limits that were given, which have changed since."""
         limits = self._limits
-        self._splitter.reconfigure(limits.max_message_bytes)
+        self._reader.splitter.reconfigure(limits.max_message_bytes)
         self._outbox.reconfigure(limits.max_outbox_bytes, unread_seconds=limits.unread_seconds)
 
     def statistics(self) -> ConnectionStatistics:
@@ -187,7 +169,7 @@ class ClientConnection:
 
     def state(self) -> ConnectionState:
         """Return what another process needs to continue this connection, as of now, but for its output."""
-        splitter = self._splitter
+        splitter = self._reader.splitter
         return msgspec.structs.replace(
             self._session.state(splitter.unread()),
             principal=self._books.principal,
@@ -214,7 +196,7 @@ class ClientConnection:
                         nursery.start_soon(self._stop_reading_when_idle)
                     task_status.started()
                     with self._reading:
-                        await self._read_all()
+                        await self._reader.run()
                     self._lifecycle.stop_reading()
                     await self._finish(nursery)
                     nursery.cancel_scope.cancel()
@@ -229,7 +211,7 @@ class ClientConnection:
                 if self._handed_over is None:
                     await trio.aclose_forcefully(self._stream)
             self._outbox.close()
-            self._splitter.clear()
+            self._reader.detach()
             self._books.close(ending, requests=self._session.requests, cut_off=self._cut_off)
             # What is left has no cycle of references, and so is freed at once.
             self._session.detach()
@@ -309,6 +291,10 @@ class ClientConnection:
         self._deadline = min(self._deadline, trio.current_time() + timeout_seconds)
         self._reading.deadline = self._deadline
 
+    def _on_input_end(self, ending: Ending) -> None:
+        # What is in flight has some time, unless nothing can be answered any more.
+        self._end(ending, EOF_GRACE_SECONDS)
+
     def _on_overflow(self) -> None:
         self._end(Ending.OVERFLOW)
 
@@ -321,7 +307,8 @@ class ClientConnection:
 
     def give_back(self) -> bool:
         """Free the largest thing that the client makes us hold: all clients together hold too much."""
-        in_flight, lines, answers = self._session.in_flight.held, self._splitter.held, self._outbox.size
+        splitter, requests = self._reader.splitter, self._session.in_flight
+        in_flight, lines, answers = requests.held, splitter.held, self._outbox.size
         most = max(
             in_flight, lines, answers, self._books.account.held[Held.BYTES] - in_flight - lines - answers
         )
@@ -329,13 +316,13 @@ class ClientConnection:
             return False
         if most == lines:
             self.on_refused()
-            beginning = self._splitter.give_up()
+            beginning = splitter.give_up()
             if beginning is not None and (answer := jsonrpc.given_up(beginning, self._limits)) is not None:
                 self._outbox.send(answer)
             return True
         if most == in_flight:
             self.on_refused()
-            return self._session.in_flight.cut_longest(jsonrpc.memory_exceeded(self._limits))
+            return requests.cut_longest(jsonrpc.memory_exceeded(self._limits))
         self._books.unread_bytes = answers
         self._end(Ending.MEMORY)
         self._outbox.close()
@@ -347,170 +334,16 @@ class ClientConnection:
 
     async def _stop_reading_when_idle(self) -> None:
         with trio.move_on_at(min(self._deadline, self._books.opened_at + FIRST_REQUEST_SECONDS)):
-            await self._message_received.wait()
+            await self._reader.message_received.wait()
         await self._session.in_flight.wait_empty()
         self._reading.cancel()
-
-    async def _read_all(self) -> None:
-        """Handle messages until the client stops sending, without a task where that is possible."""
-        fileno = self._descriptor()
-        if not isinstance(self._stream, trio.SocketStream):
-            await self._read(self._receive_by(receiver(self._stream)))
-            return
-        reader = readers().open(fileno, self._books.account, self._take)
-        try:
-            await self._read(reader.receive)
-        finally:
-            reader.close()
-
-    def _receive_by(self, receive: Receive) -> Callable[[], Awaitable[bool]]:
-        """Return what receives and feeds the splitter; it returns False at the end of the stream."""
-        size, turn, account = 0, self._turns, self._books.account
-
-        async def receive_and_feed() -> bool:
-            nonlocal size
-            if size == READ_BYTES and turn.is_shared:
-                # Many clients may send long messages at the same time, which are copied as they come.
-                await turn.turn(account, _READ_SECONDS)
-            data = await receive(READ_BYTES)
-            size = len(data)
-            self._splitter.feed(bytes(data))
-            return size > 0
-
-        return receive_and_feed
-
-    def _take(self, data: bytes | None) -> Left:
-        """Take what was received, and serve it as `_read` does, which waits for more meanwhile.
-
-        What is not served at once is left to that. In the place of `data` None stands for what was left.
-        """
-        splitter = self._splitter
-        if data is not None:
-            splitter.feed(data)
-            # What is cancelled in the same bytes is not sent: only the task can serve both in one pass.
-            is_cancelled = _CANCELLATION in data
-            if not data or is_cancelled or self._is_opening or not self._message_received.was_set:
-                return Left.FOR_TASK
-        turn, process, session, outbox = self._turns, self._process, self._session, self._outbox
-        limits, lines = session.limits, splitter.lines
-        at_once = _AT_ONCE
-        while lines:
-            if at_once:
-                at_once -= 1
-            elif time.perf_counter() >= turn.ends and turn.is_over():
-                return Left.MESSAGES
-            if len(lines[-1]) >= LONG_MESSAGE or process.queued >= MAX_QUEUED or process in turn.held_back:
-                return Left.FOR_TASK
-            line = lines.pop()
-            if splitter.held:
-                splitter.took(line)
-            if not session.take_call(decode(line, limits), len(line), outbox):
-                splitter.put_back(line)
-                return Left.FOR_TASK
-        return Left.NOTHING
-
-    async def _read(self, receive: Callable[[], Awaitable[bool]]) -> None:
-        """Handle messages until the client stops sending or shows that it speaks another protocol."""
-        session, outbox, splitter = self._session, self._outbox, self._splitter
-        account, turn, process = self._books.account, self._turns, self._process
-        lines, clock = splitter.lines, time.perf_counter
-        fileno = self._descriptor
-        limits = session.limits
-        has_received = has_ended = was_held_back = False
-        while True:
-            if self._is_opening and self._is_foreign():
-                return
-            if lines:
-                must_wait, may_go = len(turn.waiting) > 0, False
-                others = must_wait or turn.is_shared or (clock() >= turn.ends and turn.is_over())
-                if others and turn.let_pass(process, fileno()):
-                    # Whoever got little may read one message at once.
-                    must_wait, may_go = False, True
-                turn.work_for(account)
-                read = 0
-                while lines:
-                    # While nobody else has work, a cancellation is read with the call before it.
-                    may_go = may_go or (read < 2 and not turn.is_shared)
-                    is_long = turn.is_shared and len(lines[-1]) >= LONG_MESSAGE
-                    is_over = not may_go and clock() >= turn.ends and turn.is_over()
-                    if must_wait or is_long or is_over:
-                        first = len(lines[-1]) * _BYTE_SECONDS
-                        await turn.turn(account, max(first, min(len(lines) * _MESSAGE_SECONDS, TURN_SECONDS)))
-                        turn.work_for(account)
-                        must_wait, read = False, 0
-                        if not lines:
-                            # They were given up for want of memory.
-                            break
-                    if process.queued >= MAX_QUEUED or (process in turn.held_back and not was_held_back):
-                        await turn.wait_fewer_queued(process)
-                        must_wait = was_held_back = True
-                        continue
-                    may_go = was_held_back = False
-                    read += 1
-                    line = lines.pop()
-                    if splitter.held:
-                        splitter.took(line)
-                    if len(line) < LONG_MESSAGE:
-                        # As `Session.take`.
-                        taken = session.take_call(decode(line, limits), len(line), outbox)
-                    else:
-                        taken = await session.take_long(line, outbox)
-                        turn.work_for(account)
-                    if not taken:
-                        await self._handle(line)
-                        if turn.account is not account:
-                            turn.work_for(account)
-                    # It may be large, and the next one may come in hours.
-                    line = b""
-                if not has_received:
-                    has_received = True
-                    self._message_received.set()
-            if has_ended:
-                self._input_ended.set()
-                # Last, because the daemon's own start does not count.
-                self._end(Ending.EOF, EOF_GRACE_SECONDS)
-                return
-            try:
-                has_ended = not await receive()
-            except trio.BrokenResourceError:
-                self._end(Ending.BROKEN)
-                return
-            if has_ended:
-                splitter.end()
-
-    async def _handle(self, line: bytes) -> None:
-        """Handle a line that is no plain call."""
-        if isinstance(line, LongLine):
-            limits, books = self._limits, self._books
-            books.report(MessageTooLong(self.id, books.principal, limits.max_message_bytes, books.peer))
-            if (answer := jsonrpc.too_long(line.beginning, limits)) is not None:
-                self._outbox.send(answer)
-        elif not openings.is_blank(line):
-            await self._session.handle(line, self._outbox)
-
-    def _is_foreign(self) -> bool:
-        """Look at how the client begins; if it speaks another protocol, answer, end, and return True.
-
-        Until that is known, no line is left to be handled.
-        """
-        # Reading begins again while the connection is drained.
-        if not self._is_rejected:
-            verdict = openings.judge_input(self._splitter)
-            self._is_opening = not isinstance(verdict, openings.Text)
-            if isinstance(verdict, openings.Foreign):
-                self._is_rejected = True
-                self._splitter.clear()
-                self._outbox.send(verdict.answer)
-                # The rest of the input is discarded.
-                self._end(verdict.ending, EOF_GRACE_SECONDS)
-        return self._is_rejected
 
     async def _finish(self, nursery: trio.Nursery) -> None:
         """Wait for requests in flight and for the outbox, until the deadline."""
         ending = self._lifecycle.ending
         if ending in FOREIGN or ending is Ending.GAVE_WAY:
             # The client is still sending. It has to come to read our answer.
-            nursery.start_soon(discard_input, self._stream, self._input_ended)
+            nursery.start_soon(discard_input, self._stream, self._reader.input_ended)
         in_flight = self._session.in_flight
         with trio.move_on_at(self._deadline):
             await in_flight.wait_empty()
@@ -519,29 +352,18 @@ class ClientConnection:
         await in_flight.wait_empty()
         with trio.move_on_at(max(self._deadline, trio.current_time() + FINAL_WRITE_SECONDS)):
             if ending is Ending.DRAINED:
-                await self._read_rest()
-                nursery.start_soon(discard_input, self._stream, self._input_ended)
+                await self._reader.run_rest()
+                nursery.start_soon(discard_input, self._stream, self._reader.input_ended)
             if state is None:
                 await self._outbox.wait_written()
             if ending in (Ending.DRAINED, Ending.GAVE_WAY) or ending in FOREIGN:
-                await shut_down(self._stream, self._input_ended)
+                await shut_down(self._stream, self._reader.input_ended)
         if state is not None:
             unwritten = self._outbox.take()
             if unwritten is None:
                 self._end(Ending.OVERFLOW)
             else:
                 self._handed_over = msgspec.structs.replace(state, unwritten=unwritten)
-
-    async def _read_rest(self) -> None:
-        """Handle what the client had sent when the reading of messages ended."""
-        receive = nonblocking_receiver(self._stream)
-        while receive is not None and not self._input_ended.is_set():
-            with contextlib.suppress(trio.WouldBlock):
-                await self._read(self._receive_by(receive))
-            if self._outbox.size == 0:
-                return
-            # It may send more while it reads.
-            await self._outbox.wait_written()
 
     def _start_soon(self, task: Task) -> bool:
         """Start a task, to end with the connection; return False if that is ending."""

@@ -36,7 +36,10 @@ class Left(enum.Enum):
 
     NOTHING = enum.auto()  #: Nothing, or only the beginning of a message.
     MESSAGES = enum.auto()  #: Messages that wait for another turn.
-    FOR_TASK = enum.auto()  #: The task has to go on.
+    # With any other the task has to go on.
+    HELD_BACK = enum.auto()  #: Messages that wait until fewer commands of the process wait.
+    LONG = enum.auto()  #: A long message, and others.
+    FOR_TASK = enum.auto()  #: What is no plain call, or the end.
 
 
 Take = Callable[[bytes | None], Left]
@@ -124,15 +127,16 @@ class Reader:
             if not self._wake(outcome.Error(error)):
                 report_defect("a message could not be served, and its connection has ended", error)
             return
-        if left is Left.FOR_TASK:
+        if left is Left.NOTHING or left is Left.MESSAGES:
+            # Else it was cancelled by what was served.
+            if self.task is not None:
+                self._has_left = left is Left.MESSAGES
+                if self._has_left:
+                    self.queue()
+                else:
+                    self._readers.arm(self.descriptor, _ARMED)
+        else:
             self._wake(outcome.Value(data != b""))
-        # Else it was cancelled by what was served.
-        elif self.task is not None:
-            self._has_left = left is Left.MESSAGES
-            if self._has_left:
-                self.queue()
-            else:
-                self._readers.arm(self.descriptor, _ARMED)
 
     def close(self) -> None:
         """Read no more; once. The descriptor is still open."""

@@ -19,7 +19,7 @@ from redstreamd.admission.accounts import Peer
 from redstreamd.errors.defects import Defect
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
-from redstreamd.mcpio.client_connection import READ_BYTES, ClientConnection
+from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
@@ -32,6 +32,7 @@ from redstreamd.mcpio.connection_events import (
 )
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners, open_unix_listener
+from redstreamd.mcpio.parked_readers import READ_BYTES
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS
 from redstreamd.policy import Principal
