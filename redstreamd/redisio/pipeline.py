@@ -60,10 +60,12 @@ SHARED_WINDOW_SECONDS: Final = 0.0015
 #: The same while somebody got little, who is to wait for little.
 LIGHT_WINDOW_SECONDS: Final = 0.001
 
-#: A server that has nothing to do gets what is queued once it is so much work, before the pass ends: so it
-#: works on the first commands while the others are put together. With less, replies come back in more and
-#: smaller parts, each of which costs a pass.
+#: A server that has nothing to do gets what is queued once it is half as much work as it had at once before,
+#: before the pass ends: so it works on the first commands while the others are put together. At most so much
+#: work, and at least as much: with less, replies come back in more and smaller parts, each of which costs a
+#: pass.
 EARLY_SECONDS: Final = 0.0002
+LEAST_EARLY_SECONDS: Final = 0.000075
 #: But not if it is so many bytes: writing them keeps us from our work for longer than is gained.
 MAX_EARLY_BYTES: Final = 32 * 1024
 
@@ -232,6 +234,10 @@ class Pipeline:
         self._deferred_bytes = 0
         # Invariant: the sums of seconds and of step over _outbox and _in_flight.
         self._work = self._steps = 0.0
+        # The most work that was sent since the server had nothing to do, and what is sent early when it has
+        # nothing to do again.
+        self._most_work = 0.0
+        self._early_work = EARLY_SECONDS
         # Unsent requests in order, with their bytes. A dict, because cancellation removes from the middle.
         self._outbox: dict[Request, bytes] = {}
         self.sendable: Final[Sized] = self._outbox
@@ -350,7 +356,7 @@ class Pipeline:
             self._on_queued()
         outbox[request] = packed
         self._outbox_bytes += size
-        if self._work >= EARLY_SECONDS and not self._in_flight and self._outbox_bytes <= MAX_EARLY_BYTES:
+        if self._work >= self._early_work and not self._in_flight and self._outbox_bytes <= MAX_EARLY_BYTES:
             self.send_now()
         return request
 
@@ -489,6 +495,11 @@ class Pipeline:
             request.deadline = deadline
         if not self._in_flight:
             self.oldest_deadline = deadline
+            # What had no client, as a PING, says nothing of clients.
+            if self._most_work:
+                self._early_work = min(max(self._most_work / 2, LEAST_EARLY_SECONDS), EARLY_SECONDS)
+            self._most_work = 0.0
+        self._most_work = max(self._most_work, self._work)
         self._in_flight.extend(batch)
         data = b"".join(batch.values())
         traffic = self._traffic
