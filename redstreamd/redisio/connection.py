@@ -22,7 +22,8 @@ must not be sent, and blocking ones hold up everybody behind them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -133,6 +134,8 @@ class Connection:
         self._write: Write | None = None
         self._stream: trio.abc.SendStream
         self._nursery: trio.Nursery
+        # That of its own tasks: whoever happens to be served when one is started is not its client.
+        self._context: Context
         self._is_sending = False
         self._scope = trio.CancelScope()
         self.is_open = False
@@ -150,11 +153,13 @@ class Connection:
     def retire(self, problem: Problem, seconds: float) -> None:
         """Take no more requests, and end because of `problem` when all are answered, or after `seconds`.
 
-        What is not answered by then fails as when a connection is lost. Only for one that is open.
+        What is not answered by then fails as when a connection is lost. Nothing if it is ending already.
         """
+        if self._problem is not None:
+            return
         self.is_open = False
         self.pipeline.close(problem)
-        self._nursery.start_soon(self._end_when_answered, problem, seconds)
+        self._start(self._end_when_answered, problem, seconds)
 
     async def _end_when_answered(self, problem: Problem, seconds: float) -> None:
         with trio.move_on_after(seconds):
@@ -237,14 +242,15 @@ class Connection:
         stream = await self._dial(login_deadline)
         if stream is None:
             return
-        async with stream:
+        async with stream, trio.open_nursery() as nursery:
             try:
-                async with trio.open_nursery() as nursery:
-                    self._stream, self._nursery, self._write = stream, nursery, nonblocking_write(stream)
-                    await self._use(stream, nursery, login_deadline, task_status)
+                self._stream, self._nursery, self._write = stream, nursery, nonblocking_write(stream)
+                self._context = copy_context()
+                await self._use(stream, nursery, login_deadline, task_status)
+                await trio.sleep_forever()
             finally:
-                # What is still queued is not sent.
-                self._is_sending = True
+                # Before the nursery can close, which takes no task then. What is still queued is not sent.
+                self._end(connect_errors.SHUTTING_DOWN)
 
     async def _use(
         self,
@@ -306,6 +312,10 @@ class Connection:
             self.pipeline.close(self._problem)
             self._scope.cancel()
 
+    def _start(self, task: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Start a task of the connection; only while it has no problem."""
+        self._context.run(self._nursery.start_soon, task, *args)
+
     def _send_now(self) -> bool:
         """Send what the socket accepts; leave the rest to a task, and return whether there is one."""
         write, pipeline = self._write, self.pipeline
@@ -319,7 +329,7 @@ class Connection:
                     rest = data
             if rest or write is None:
                 self._is_sending = True
-                self._nursery.start_soon(self._send, rest)
+                self._start(self._send, rest)
                 return True
         return False
 

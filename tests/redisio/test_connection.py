@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import select
 import signal
 import time
@@ -10,7 +11,10 @@ import trio
 import trio.testing
 from redis.exceptions import ResponseError
 
+from redstreamd.admission.accounts import Account, Accounts, Peer
+from redstreamd.admission.turns import ACCOUNT
 from redstreamd.errors.defects import Defect
+from redstreamd.policy import Principal
 from redstreamd.redisio import decoder
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.login import UNACKNOWLEDGED_MS, open_stream
@@ -348,3 +352,52 @@ async def test_tcp_connections_carry_the_options_that_find_dead_peers(redis: Ser
         assert stream.getsockopt(tcp, trio.socket.TCP_NODELAY)
         assert stream.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE)
         assert stream.getsockopt(tcp, trio.socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_MS
+
+
+#: More than the buffers of a socket take, so that a task has to send the rest.
+_MUCH = b"x" * 4_000_000
+
+
+@pytest.mark.parametrize("passes", range(6))
+async def test_what_is_queued_while_a_connection_is_cancelled_starts_no_task(
+    redis: Server, passes: int, defects: list[Defect]
+) -> None:
+    connection = Connection(Target(path=redis.path), role="test")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(connection.run)
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            for _ in range(passes):
+                await trio.lowlevel.checkpoint()
+            with contextlib.suppress(NotSent):
+                connection.submit("ECHO", _MUCH).send_now()
+            await trio.lowlevel.checkpoint()
+    assert defects == []
+
+
+class _Spawned(trio.abc.Instrument):
+    """Notes for whom each task runs that sends for a connection."""
+
+    def __init__(self) -> None:
+        self.accounts: list[Account | None] = []
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        if task.name.endswith("Connection._send"):
+            self.accounts.append(task.context.get(ACCOUNT))
+
+
+async def test_what_a_task_sends_for_a_connection_is_not_counted_for_whoever_was_served(
+    redis: Server,
+) -> None:
+    connection = Connection(Target(path=redis.path), role="test")
+    spawned = _Spawned()
+    account = Accounts().open(Principal("me", "unix"), Peer(1000, 1), "1")
+    async with running_connection(connection):
+        trio.lowlevel.add_instrument(spawned)
+        token = ACCOUNT.set(account)
+        request = connection.submit("ECHO", _MUCH)
+        request.send_now()
+        ACCOUNT.reset(token)
+        assert await request.reply() == _MUCH
+        trio.lowlevel.remove_instrument(spawned)
+    assert spawned.accounts == [None]
