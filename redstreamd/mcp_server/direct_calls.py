@@ -21,7 +21,7 @@ from redstreamd.mcpio.connection_state import Era
 from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.pipeline import Request
+from redstreamd.redisio.redis_request import Request
 from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan
 from redstreamd.streams.waiting import Wait
 from redstreamd.tools.definition import BeginWait, no_progress

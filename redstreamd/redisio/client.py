@@ -27,8 +27,8 @@ from redstreamd.redisio.every_node import ScanCursor, ask_any, ask_every, scan_s
 from redstreamd.redisio.joint_calls import JointCalls
 from redstreamd.redisio.lost_replies import send_with_retries
 from redstreamd.redisio.node import Node
-from redstreamd.redisio.pipeline import Request
 from redstreamd.redisio.redis_errors import NotSent
+from redstreamd.redisio.redis_request import Request
 from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEntry, PendingSummary, RawEntry
 from redstreamd.redisio.script import JoinableCall, PackedCommand, Script, ScriptCall
 from redstreamd.redisio.topology import Topology, TopologyStatus

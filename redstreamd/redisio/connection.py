@@ -38,8 +38,9 @@ from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio import Arg, connect_errors
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
 from redstreamd.redisio.login import log_in, login_timed_out, open_stream, refused, secure
-from redstreamd.redisio.pipeline import SECOND_LOOK_SECONDS, Pipeline, Request
+from redstreamd.redisio.pipeline import Pipeline
 from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem, QueueFull, ReplyTooLarge
+from redstreamd.redisio.redis_request import SECOND_LOOK_SECONDS, Request
 from redstreamd.redisio.script import PackedCommand
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.traffic import Traffic
@@ -350,7 +351,8 @@ class Connection:
         self._is_sending = False
 
     async def _read(self, stream: trio.abc.ReceiveStream) -> None:
-        decoder, receive, pipeline, on_push = Decoder(), receiver(stream), self.pipeline, self._deliver_push
+        decoder, receive, on_push = Decoder(), receiver(stream), self._deliver_push
+        awaited = self.pipeline.awaited
         turn, traffic, timeout = turns(), self._traffic, self._reply_timeout
         push = hiredis.PushNotification
         # Since the last reply that was complete.
@@ -367,7 +369,7 @@ class Connection:
                 self._end(connect_errors.unreadable(self._target, data, str(error)))
                 return
             except OversizedError:
-                pipeline.answer([ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES)], on_push)
+                awaited.answer([ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES)], on_push)
                 self._end(connect_errors.oversized(MAX_REPLY_BYTES))
                 return
             if not data:
@@ -377,18 +379,18 @@ class Connection:
             if replies:
                 traffic.received_bytes += received
                 round_trip = math.inf
-                if type(replies[0]) is not push and (due := pipeline.oldest_deadline) is not None:
+                if type(replies[0]) is not push and (due := awaited.oldest_deadline) is not None:
                     round_trip = trio.current_time() + timeout - due
                 size, received = received // len(replies), 0
                 rest: Sequence[Any] = replies
                 is_checked = False
-                while rest := pipeline.answer(rest, on_push, size=size, seconds=turn.replies_seconds):
+                while rest := awaited.answer(rest, on_push, size=size, seconds=turn.replies_seconds):
                     if not is_checked:
                         is_checked = True
                         # Later on more may be in flight than what was received can be the replies to.
                         asked = [each for each in rest if type(each) is not push]
-                        if len(asked) > pipeline.in_flight:
-                            self._end(self._unasked(asked[pipeline.in_flight]))
+                        if len(asked) > len(awaited.requests):
+                            self._end(self._unasked(asked[len(awaited.requests)]))
                             return
                         del asked
                     # What was answered is given to those who asked, also if the connection ends meanwhile.
@@ -430,14 +432,14 @@ class Connection:
         pipeline = self.pipeline
         while True:
             now = trio.current_time()
-            due = pipeline.oldest_deadline
+            due = pipeline.awaited.oldest_deadline
             if due is None:
                 # Whatever is sent from now on is due no sooner than this.
                 due = now + self._reply_timeout
             elif due <= now:
                 # If this process was held up itself, the replies are there and not yet read.
                 await trio.sleep(SECOND_LOOK_SECONDS)
-                if pipeline.oldest_deadline == due:
+                if pipeline.awaited.oldest_deadline == due:
                     self._end(connect_errors.unanswered("a command", self._reply_timeout))
                     return
                 continue

@@ -22,7 +22,8 @@ from redstreamd.admission.accounts import Account
 from redstreamd.admission.turns import turns
 from redstreamd.errors import BusError
 from redstreamd.errors.defects import report_defect
-from redstreamd.redisio.pipeline import Pipeline, Request
+from redstreamd.redisio.pipeline import Pipeline
+from redstreamd.redisio.redis_request import Request
 from redstreamd.redisio.script import JoinableCall, ScriptCall
 from redstreamd.stream_io import flush_at_end_of_pass
 

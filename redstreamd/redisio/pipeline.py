@@ -3,38 +3,38 @@
 Owns the order, the bounds, and the exact line between sent and not sent. It does no I/O and does
 not know what goes over the wire beyond its packed length.
 
-Requests on behalf of clients are sent while those ahead of them are no more than `WINDOW_SECONDS` of work;
-the others are deferred, and sent in the order of a `FairQueue`. Whoever got little is not deferred. So what a
-client sends waits for little else, however much others have sent before. The daemon's own requests are never
-deferred. Work is estimated from sizes: measured times would contain those of the network and of our own event
-loop.
-
-Prior art: redis-rs's multiplexed connection, coredis's request queue. They give every request a
-channel or an event; here the caller parks its own task, which at 100,000 requests a second is
-half of the work saved, or is called back, which saves the task.
+A request of a client is sent while little work is ahead of it (`WorkWindow`); else it is deferred
+(`DeferredRequests`), unless the client got little. The daemon's own requests are never deferred.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections import deque
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sized
 from typing import Any, Final
 
 import hiredis
-import msgspec
-import trio
-from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from redstreamd.admission.accounts import Account
-from redstreamd.admission.fair_queue import FairQueue
 from redstreamd.admission.turns import Turns
-from redstreamd.errors.defects import report_defect
 from redstreamd.redisio import Arg
+from redstreamd.redisio.awaited_replies import AwaitedReplies
+from redstreamd.redisio.deferred_requests import DeferredRequests
 from redstreamd.redisio.redis_errors import NotSent, Problem, QueueFull, ReplyLost
+from redstreamd.redisio.redis_request import Request
 from redstreamd.redisio.script import PackedCommand
 from redstreamd.redisio.traffic import Traffic
+from redstreamd.redisio.work_window import (
+    BYTE_SECONDS,
+    COMMAND_SECONDS,
+    EARLY_SECONDS,
+    LEAST_EARLY_SECONDS,
+    READ_BYTE_SECONDS,
+    REPLY_BYTE_SECONDS,
+    SCRIPT_BYTE_SECONDS,
+    SCRIPT_SECONDS,
+    STEP_TIMES,
+    WorkWindow,
+)
 
 #: Requests queued or awaiting their reply, together. 64 connections with 256 requests in flight each
 #: (mcpio's limit) make 16,384; beyond that the server is the bottleneck and queueing more only makes
@@ -49,144 +49,14 @@ MAX_QUEUED_BYTES: Final = 64 * 1024 * 1024
 #: elsewhere, and beyond the size of the socket's own buffer nothing is gained.
 MAX_SEND_BYTES: Final = 256 * 1024
 
-#: Seconds for the reader to get at replies that arrived while this process was held up.
-SECOND_LOOK_SECONDS: Final = 0.01
-
-#: Seconds of work that requests in flight may be for the server and for the reader of their replies. So long
-#: may others have to wait when they come; with less, fewer are handled at once, which costs more.
-WINDOW_SECONDS: Final = 0.004
-#: The same while several clients have requests: as long as each waits for the others at the server.
-SHARED_WINDOW_SECONDS: Final = 0.0015
-#: The same while somebody got little, who is to wait for little.
-LIGHT_WINDOW_SECONDS: Final = 0.001
-
-#: A server that has nothing to do gets what is queued once it is half as much work as it had at once before,
-#: before the pass ends: so it works on the first commands while the others are put together. At most so much
-#: work, and at least as much: with less, replies come back in more and smaller parts, each of which costs a
-#: pass.
-EARLY_SECONDS: Final = 0.0002
-LEAST_EARLY_SECONDS: Final = 0.000075
-#: But not if it is so many bytes: writing them keeps us from our work for longer than is gained.
+#: So many bytes are not sent before a pass ends, however much work they are: writing them keeps us from our
+#: work for longer than is gained.
 MAX_EARLY_BYTES: Final = 32 * 1024
-
-#: So many requests are in flight whatever the tasks behind them take: with a server that is far away, few in
-#: flight are few replies in a second.
-STEPS_COUNT_BEYOND: Final = 16
-#: The same while somebody got little.
-LIGHT_STEPS_COUNT_BEYOND: Final = 4
 
 #: Up to so many times as much work is at the server because those who got little are not deferred.
 _LIGHT_TIMES: Final = 2
 #: So many of theirs are sent before one that waits.
 _MOST_AHEAD: Final = 8
-
-#: So many times what a task takes are counted for the request that it waits for: replies behind that wait for
-#: the task, and so do messages that arrive.
-_STEP_TIMES: Final = 2
-
-#: Less than any request takes.
-_NO_WORK_SECONDS: Final = 1e-9
-
-#: What a command takes of the server's time: at least, for each byte of it, and for each byte of its reply.
-#: A script makes commands of what it gets: 100 small entries are 7 KB, and XADD takes 6 µs for each of them.
-#: Measured with XADD, XRANGE and the scripts of ``streams``; a slower server makes all of them longer.
-COMMAND_SECONDS: Final = 8e-6
-BYTE_SECONDS: Final = 1e-8
-SCRIPT_SECONDS: Final = 2e-5
-SCRIPT_BYTE_SECONDS: Final = 8e-8
-REPLY_BYTE_SECONDS: Final = 5e-9
-#: What each byte of a reply takes of the reader's time.
-READ_BYTE_SECONDS: Final = 1e-8
-#: Replies up to this size are not counted.
-_SMALL_REPLY_BYTES: Final = 512
-#: So many bytes of a deferred request count as one more request.
-_QUEUED_BYTES: Final = 64 * 1024
-
-_PENDING: Final = object()
-
-
-class Request(msgspec.Struct, eq=False, gc=False):
-    """One command on its way; made by `Pipeline.enqueue`.
-
-    Attributes:
-        pipeline: Where it is queued.
-        then: Called with the reply, or with the exception that `reply` would raise; None once that is done,
-            or if a task waits in `reply`.
-        account: On whose behalf it is sent; None for the daemon itself.
-        kind: The command's name, or a script's digest.
-        seconds: How much work it is, for the server and for the reader of its reply.
-        step: What is counted for the task that waits for the reply, if other clients have requests.
-        deadline: When its reply is overdue, on trio's clock; infinite until it is sent.
-        result: The reply, or an exception to raise, if nothing was called; None once it was returned.
-        task: Is parked in `reply`.
-        deferred: Its bytes while it waits for its turn.
-    """
-
-    # Invariant: task is set exactly while one is parked in reply(). Python's collector does not see these
-    # objects, so whatever may refer to one is let go of when it is done: then, task, result.
-    pipeline: Pipeline
-    then: Callable[[Any], None] | None
-    account: Account | None = None
-    kind: Arg = ""
-    seconds: float = 0.0
-    step: float = 0.0
-    deadline: float = math.inf
-    result: Any = _PENDING
-    task: Task | None = None
-    deferred: bytes | None = None
-
-    @property
-    def sent(self) -> bool:
-        """Whether its bytes were handed to the socket."""
-        return self.deadline < math.inf
-
-    async def reply(self) -> Any:
-        """Wait for the reply and return it, undecoded. For one caller.
-
-        Raises:
-            RedisError: The server answered with an error.
-            NotSent: The connection ended first; the command was not executed.
-            ReplyLost: The connection ended first; the command may have been executed.
-
-        If cancelled, an unsent request is taken back; ``sent`` tells.
-        """
-        if self.result is _PENDING:
-            self.task = current_task()
-            await wait_task_rescheduled(self._abort)
-        result, self.result = self.result, None
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    async def reply_by(self, deadline: float) -> Any:
-        """As `reply`, but no longer than until `deadline`, on trio's clock.
-
-        Raises:
-            trio.TooSlowError: There was no reply by then; an unsent request is taken back.
-        """
-        with trio.CancelScope(deadline=deadline):
-            return await self.reply()
-        if self.sent:
-            # If this process was held up itself, the reply is there and not yet read.
-            with trio.move_on_after(SECOND_LOOK_SECONDS):
-                return await self.reply()
-        raise trio.TooSlowError
-
-    def send_now(self) -> None:
-        """Send it before the pass ends, if it is the first in this pass that asks for that."""
-        self.pipeline.send_now()
-
-    def take_back(self) -> bool:
-        """Take the request back if it is not sent; return whether it was. Else its reply still comes."""
-        if self.deadline < math.inf:
-            return False
-        self.pipeline.withdraw(self)
-        return True
-
-    def _abort(self, _raise_cancel: Any) -> Abort:
-        self.task = None
-        self.take_back()
-        return Abort.SUCCEEDED
 
 
 class Pipeline:
@@ -194,7 +64,7 @@ class Pipeline:
 
     Attributes:
         sendable: Requests not yet sent that need not wait for their turn.
-        oldest_deadline: When the oldest unanswered request is overdue; None if nothing is in flight.
+        awaited: Those that are sent.
     """
 
     def __init__(
@@ -216,36 +86,23 @@ class Pipeline:
                 large, and each is more than the server should have before it.
             traffic: Where it counts what is sent; None for a new one.
         """
-        # Seconds of work that may be in flight while one client has requests, while several have, and while
-        # one of these got little.
-        self._lone_window = _NO_WORK_SECONDS if one_at_a_time else WINDOW_SECONDS
-        self._shared_window = _NO_WORK_SECONDS if one_at_a_time else SHARED_WINDOW_SECONDS
-        self._light_window = _NO_WORK_SECONDS if one_at_a_time else LIGHT_WINDOW_SECONDS
         self._on_queued = on_queued
         self._send_now = send_now
         # The pass in which that was called last, by `Turns.now`.
         self._sent_now_at = 0.0
         self._turns = self.turns = turns
-        # Requests that wait for their turn, how many they are, and their size.
-        self._deferred: FairQueue[Request] = FairQueue()
-        self._waiting = 0
-        # How many were sent ahead of them since one of them was.
+        self._deferred = DeferredRequests(turns)
+        # How many were sent ahead of these since one of them was.
         self._ahead = 0
-        self._deferred_bytes = 0
-        # Invariant: the sums of seconds and of step over _outbox and _in_flight.
-        self._work = self._steps = 0.0
-        # The most work that was sent since the server had nothing to do, and what is sent early when it has
-        # nothing to do again.
-        self._most_work = 0.0
-        self._early_work = EARLY_SECONDS
+        # Invariant: of what is in _outbox and _in_flight.
+        self._window = WorkWindow(turns, one_at_a_time=one_at_a_time)
         # Unsent requests in order, with their bytes. A dict, because cancellation removes from the middle.
         self._outbox: dict[Request, bytes] = {}
         self.sendable: Final[Sized] = self._outbox
         # Invariant: the sum of the sizes in _outbox.
         self._outbox_bytes = 0
-        # Sent requests, in the order in which the server answers them.
-        self._in_flight: deque[Request] = deque()
-        self.oldest_deadline: float | None = None
+        self.awaited: Final = AwaitedReplies(turns, self._window, self._deferred, self._admit)
+        self._in_flight = self.awaited.requests
         self._sent = 0
         self._traffic = traffic or Traffic()
         # Set once nothing more is taken.
@@ -254,17 +111,17 @@ class Pipeline:
     @property
     def queued(self) -> int:
         """Requests not yet sent, deferred ones included."""
-        return len(self._outbox) + self._waiting
+        return len(self._outbox) + self._deferred.count
 
     @property
     def deferred(self) -> int:
         """Requests that wait for their turn."""
-        return self._waiting
+        return self._deferred.count
 
     @property
     def queued_bytes(self) -> int:
         """The packed size of the requests not yet sent."""
-        return self._outbox_bytes + self._deferred_bytes
+        return self._outbox_bytes + self._deferred.bytes
 
     @property
     def in_flight(self) -> int:
@@ -310,7 +167,9 @@ class Pipeline:
             # The server ignores an empty command, and every later reply would go to the wrong caller.
             raise ValueError("a command has a name")
         outbox, size = self._outbox, len(packed)
-        if len(outbox) + len(self._in_flight) + self._waiting >= MAX_REQUESTS:
+        deferred, window = self._deferred, self._window
+        count = len(outbox) + len(self._in_flight)
+        if count + deferred.count >= MAX_REQUESTS:
             raise QueueFull(cause=f"{MAX_REQUESTS} commands await their replies")
         if outbox and self._outbox_bytes + size > MAX_QUEUED_BYTES:
             raise QueueFull(cause=f"{self._outbox_bytes} bytes wait to be sent")
@@ -328,61 +187,50 @@ class Pipeline:
             if account.reply_bytes is not None:
                 seconds += account.reply_bytes.get(kind, 0.0) * (REPLY_BYTE_SECONDS + READ_BYTE_SECONDS)
             request = Request(self, then, account, kind, seconds)
-            window = self._lone_window
-            steps = self._steps
+            if not count:
+                # Nothing is left but errors of rounding.
+                window.seconds = window.steps = 0.0
+            limit = window.lone
             if turns.is_shared:  # type: ignore[union-attr]
-                # Not for a lone client: nobody else waits for its tasks.
-                window = self._window
+                limit = window.limit
                 if then is None:
-                    request.step = _STEP_TIMES * account.part
-                    steps += request.step
-            work = self._work + seconds
-            if self._waiting or (work + steps > window and not self._has_room(work, window)):
+                    # Not for a lone client: nobody else waits for its tasks.
+                    request.step = STEP_TIMES * account.part
+            work, steps = window.seconds + seconds, window.steps + request.step
+            if deferred.count or (work + steps > limit and not window.takes(work, limit, count)):
                 if (
                     account.queued
-                    or work > _LIGHT_TIMES * window
+                    or work > _LIGHT_TIMES * limit
                     or not turns.let_pass(account.parent or account)  # type: ignore[union-attr]
                 ):
-                    self._defer(account, request, packed)
+                    deferred.push(account, request, packed)
                     return request
                 # Whoever got little is not deferred.
                 self._let_one_follow()
-            self._work += seconds
-            if request.step:
-                self._steps += request.step
+                work, steps = window.seconds + seconds, window.steps + request.step
+            window.seconds, window.steps = work, steps
             account.running += 1
             turns.redis_seconds += seconds  # type: ignore[union-attr]
         if not outbox:
             self._on_queued()
         outbox[request] = packed
         self._outbox_bytes += size
-        if self._work >= self._early_work and not self._in_flight and self._outbox_bytes <= MAX_EARLY_BYTES:
+        if (
+            window.seconds >= window.early_seconds
+            and not self._in_flight
+            and self._outbox_bytes <= MAX_EARLY_BYTES
+        ):
             self.send_now()
         return request
 
     def _let_one_follow(self) -> None:
         """Send one that waits after some that went ahead of it: else its turn might never come."""
         self._ahead += 1
-        if self._ahead >= _MOST_AHEAD and self._waiting:
+        if self._ahead >= _MOST_AHEAD and self._deferred.count:
             self._ahead = 0
             if not self._outbox:
                 self._on_queued()
-            self._let_go(*self._deferred.pop())
-
-    def _has_room(self, work: float, window: float) -> bool:
-        """Return whether one more request may be in flight, although tasks may take long to read the replies.
-
-        Args:
-            work: How much work there would be then.
-            window: How much there may be.
-        """
-        return not self._work or (work <= window and self._has_few())
-
-    def _has_few(self) -> bool:
-        """Return whether so few requests are in flight that one more may be, whatever tasks take."""
-        is_light = self._turns is not None and self._turns.is_light
-        most = LIGHT_STEPS_COUNT_BEYOND if is_light else STEPS_COUNT_BEYOND
-        return len(self._outbox) + len(self._in_flight) < most
+            self._send_deferred()
 
     def send_now(self) -> None:
         """Send what is queued before the pass ends, once in a pass: those who come later share a write."""
@@ -396,69 +244,40 @@ class Pipeline:
         if self._turns is not None:
             self._sent_now_at = self._turns.now
 
-    @property
-    def _window(self) -> float:
-        turns = self._turns
-        if turns is None or not turns.is_shared:
-            return self._lone_window
-        return self._light_window if turns.is_light else self._shared_window
-
-    def _defer(self, account: Account, request: Request, packed: bytes) -> None:
-        request.deferred = packed
-        self._waiting += 1
-        self._deferred_bytes += len(packed)
-        self._deferred.push(account, request)
-        account.queue(1 + len(packed) // _QUEUED_BYTES)
-
-    def _not_deferred(self, account: Account, request: Request) -> bytes:
-        """Take note that a request is not deferred any more, and return its bytes."""
-        packed, request.deferred = request.deferred or b"", None
-        self._waiting -= 1
-        self._deferred_bytes -= len(packed)
-        account.queue(-1 - len(packed) // _QUEUED_BYTES)
-        self._turns.dequeued(account)  # type: ignore[union-attr]
-        return packed
-
     def _admit(self) -> None:
         """Send deferred requests as far as the window allows."""
-        outbox = self._outbox
+        outbox, deferred, window = self._outbox, self._deferred, self._window
         was_empty = not outbox
         now = self._turns.now if self._turns is not None else 0.0
-        window = self._window
-        while self._waiting and (
-            self._work + self._steps < window or (self._work < window and self._has_few())
-        ):
-            account, request = self._deferred.pop()
-            self._let_go(account, request)
+        limit = window.limit
+        while deferred.count and window.is_open(limit, len(outbox) + len(self._in_flight)):
+            account, request = self._send_deferred()
             account.charge(request.seconds, now)
         if was_empty and outbox:
             self._on_queued()
 
-    def _let_go(self, account: Account, request: Request) -> None:
-        """Queue a request for sending that was deferred."""
-        packed = self._not_deferred(account, request)
-        self._work += request.seconds
-        self._steps += request.step
+    def _send_deferred(self) -> tuple[Account, Request]:
+        """Queue the next deferred request for sending; return it and its account."""
+        account, request, packed = self._deferred.pop()
+        self._window.add(request)
         account.running += 1
         self._outbox[request] = packed
         self._outbox_bytes += len(packed)
+        return account, request
 
     def withdraw(self, request: Request) -> None:
         """Take back a request that is not sent."""
         account = request.account
         if request.deferred is not None:
-            if account is not None and self._deferred.remove(account, request):
-                self._not_deferred(account, request)
+            if account is not None:
+                self._deferred.remove(account, request)
         # Not there if the connection has ended.
         elif (packed := self._outbox.pop(request, None)) is not None:
             self._outbox_bytes -= len(packed)
             if account is not None:
                 account.running -= 1
-                self._work -= request.seconds
-                self._steps -= request.step
-                if not self._in_flight and not self._outbox:
-                    self._work = self._steps = 0.0
-                if self._waiting:
+                self._window.remove(request)
+                if self._deferred.count:
                     self._admit()
         request.then = None
 
@@ -472,11 +291,9 @@ class Pipeline:
             args: As in `enqueue`.
         """
         packed = hiredis.pack_command(args)  # type: ignore[arg-type]
-        if (before := request.deferred) is not None:
-            request.deferred = packed
-            self._deferred_bytes += len(packed) - len(before)
+        if request.deferred is not None:
             if request.account is not None:
-                request.account.queue(len(packed) // _QUEUED_BYTES - len(before) // _QUEUED_BYTES)
+                self._deferred.replace(request.account, request, packed)
         elif request in self._outbox:
             self._outbox_bytes += len(packed) - len(self._outbox[request])
             self._outbox[request] = packed
@@ -493,13 +310,15 @@ class Pipeline:
             batch = self._first()
         for request in batch:
             request.deadline = deadline
+        awaited, window = self.awaited, self._window
         if not self._in_flight:
-            self.oldest_deadline = deadline
+            awaited.oldest_deadline = deadline
             # What had no client, as a PING, says nothing of clients.
-            if self._most_work:
-                self._early_work = min(max(self._most_work / 2, LEAST_EARLY_SECONDS), EARLY_SECONDS)
-            self._most_work = 0.0
-        self._most_work = max(self._most_work, self._work)
+            if window.most:
+                window.early_seconds = min(max(window.most / 2, LEAST_EARLY_SECONDS), EARLY_SECONDS)
+                window.most = 0.0
+        if window.seconds > window.most:
+            window.most = window.seconds
         self._in_flight.extend(batch)
         data = b"".join(batch.values())
         traffic = self._traffic
@@ -525,78 +344,6 @@ class Pipeline:
             batch[request] = packed
         return batch
 
-    def answer(
-        self,
-        replies: Sequence[Any],
-        on_push: Callable[[list[Any]], None],
-        *,
-        size: int = 0,
-        seconds: float = math.inf,
-    ) -> Sequence[Any]:
-        """Give each reply to the oldest request in flight; return those that were not given.
-
-        That is from the first on that has no request; and, while there are requests, from the first on for
-        which there was no time. A caller that has gone gets nothing.
-
-        Args:
-            replies: The replies, or exceptions in their place, in order.
-            on_push: Called with each push notification among them.
-            size: How many bytes a reply has, in the mean.
-            seconds: For so long at most, but at least one reply.
-        """
-        in_flight, turns = self._in_flight, self._turns
-        next_request, clock, push = in_flight.popleft, time.perf_counter, hiredis.PushNotification
-        until = clock() + seconds
-        is_large = size > _SMALL_REPLY_BYTES
-        given = 0
-        for reply in replies:
-            if given and clock() >= until:
-                break
-            if type(reply) is push:
-                given += 1
-                on_push(reply)
-                continue
-            try:
-                request = next_request()
-            except IndexError:
-                break
-            given += 1
-            account = request.account
-            if account is not None:
-                account.running -= 1
-                self._work -= request.seconds
-                if request.step:
-                    self._steps -= request.step
-                if is_large or account.reply_bytes:
-                    account.expect(request.kind, size if is_large else 0)
-            if turns is not None and account is not turns.account:
-                turns.work_for(account)
-            then = request.then
-            if then is not None:
-                # Neither is kept: whoever is called back holds the request, and a reply may be large.
-                request.then = None
-                try:
-                    then(reply)
-                except Exception as exc:  # noqa: BLE001 - whatever it is
-                    # Everybody else depends on the connection.
-                    report_defect("a reply could not be handled", exc)
-                continue
-            request.result = reply
-            task = request.task
-            if task is not None:
-                request.task = None
-                reschedule(task)
-                if account is not None:
-                    # It will run in the next pass.
-                    until -= account.part
-        self.oldest_deadline = in_flight[0].deadline if in_flight else None
-        if not in_flight and not self._outbox:
-            # Nothing is left of an empty pipeline but errors of rounding.
-            self._work = self._steps = 0.0
-        if self._waiting and self._work < self._window:
-            self._admit()
-        return replies[given:] if given < len(replies) else ()
-
     def close(self, problem: Problem) -> None:
         """Refuse every further command because of `problem`; those before are not affected."""
         self._problem = problem
@@ -604,14 +351,14 @@ class Pipeline:
     def abandon(self, problem: Problem) -> None:
         """Close, and fail every request: no reply will come any more."""
         self.close(problem)
-        while self._waiting:
-            self._let_go(*self._deferred.pop())
+        while self._deferred.count:
+            self._send_deferred()
         lost: list[Exception] = [ReplyLost(problem) for _ in self._in_flight]
         unsent = [NotSent(problem) for _ in self._outbox]
         self._in_flight.extend(self._outbox)
         self._outbox.clear()
         self._outbox_bytes = 0
-        self.answer([*lost, *unsent], _no_push)
+        self.awaited.answer([*lost, *unsent], _no_push)
 
 
 def _no_push(_message: list[Any]) -> None: ...

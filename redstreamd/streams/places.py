@@ -24,7 +24,7 @@ from redstreamd.admission.turns import ACCOUNT
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.pipeline import Request
+from redstreamd.redisio.redis_request import Request
 from redstreamd.stream_io import flush_at_end_of_pass
 from redstreamd.streams.deadlines import Deadline
 from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan

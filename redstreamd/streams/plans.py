@@ -19,7 +19,7 @@ from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.delivery import Write
-from redstreamd.redisio.pipeline import Request
+from redstreamd.redisio.redis_request import Request
 from redstreamd.redisio.unexpected_replies import UNREADABLE, UnexpectedReply, unexpected_reply
 from redstreamd.streams.background import Background
 from redstreamd.streams.error_context import explain_errors

@@ -12,7 +12,7 @@ from typing import Any, Final
 import trio
 
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.pipeline import Request
+from redstreamd.redisio.redis_request import Request
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.plans import Plan, complete_plan, run_plan
 

@@ -386,7 +386,7 @@ class _Spawned(trio.abc.Instrument):
             self.accounts.append(task.context.get(ACCOUNT))
 
 
-async def test_what_a_task_sends_for_a_connection_is_not_counted_for_whoever_was_served(
+async def test_what_a_task_sends_is_not_counted_for_whoever_was_served(
     redis: Server,
 ) -> None:
     connection = Connection(Target(path=redis.path), role="test")

@@ -10,8 +10,10 @@ from redstreamd.admission.accounts import Account, Accounts, Peer
 from redstreamd.admission.turns import Turns
 from redstreamd.policy import Principal
 from redstreamd.redisio import connect_errors
-from redstreamd.redisio.pipeline import BYTE_SECONDS, WINDOW_SECONDS, Pipeline, Request
+from redstreamd.redisio.pipeline import Pipeline
 from redstreamd.redisio.redis_errors import NotSent, ReplyLost
+from redstreamd.redisio.redis_request import Request
+from redstreamd.redisio.work_window import BYTE_SECONDS, WINDOW_SECONDS
 
 # No time passes but what commands are taken to take: else a client would be charged for what other programs
 # have of the processor, and come later.
@@ -49,7 +51,7 @@ class Calls:
         while self.pipeline.sendable:
             self.pipeline.take(0.0)
         self.is_told = False
-        assert self.pipeline.answer([b"ok"] * count, print) == ()
+        assert self.pipeline.awaited.answer([b"ok"] * count, print) == ()
         return [name for name, _ in self.replies[before:]]
 
 
@@ -151,7 +153,7 @@ def test_a_client_whose_replies_are_large_has_fewer_commands_under_way() -> None
     for _ in range(8):
         calls.send(client, "first", b"small")
         calls.pipeline.take(0.0)
-        calls.pipeline.answer([b"ok"], print, size=1_000_000)
+        calls.pipeline.awaited.answer([b"ok"], print, size=1_000_000)
     for number in range(8):
         calls.send(client, str(number), b"small")
     assert calls.pipeline.deferred == 7
@@ -171,7 +173,7 @@ def test_replies_are_handed_out_in_parts_and_none_is_lost() -> None:
     rest: Any = list(range(10))
     parts = 0
     while rest:
-        rest = calls.pipeline.answer(rest, print, seconds=0.0)
+        rest = calls.pipeline.awaited.answer(rest, print, seconds=0.0)
         parts += 1
     assert calls.replies == [(str(number), number) for number in range(10)]
     assert parts == 10

@@ -19,11 +19,12 @@ from redstreamd.redisio import pipeline
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.delivery import Write
 from redstreamd.redisio.joint_calls import MAX_CALLS, MAX_WEIGHT
-from redstreamd.redisio.pipeline import Request
 from redstreamd.redisio.redis_errors import QueueFull, ReplyLost
+from redstreamd.redisio.redis_request import Request
 from redstreamd.redisio.script import JoinableCall, PackedCommand, Script, ScriptCall
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.topologies import Deployment, topology_for
+from redstreamd.redisio.work_window import COMMAND_SECONDS
 from tests.redisio.running import running_topology, through
 from tests.support.proxy import proxy_to
 from tests.support.servers import Server
@@ -296,7 +297,7 @@ async def test_what_serves_many_calls_is_taken_for_more_work(redis: Server) -> N
             client.submit(_call("l", part), told.append, "l")
         joined = served.redis_seconds - begin - as_one
         served.work_for(None)
-        assert joined - as_one == pytest.approx((MAX_CALLS - 1) * pipeline.COMMAND_SECONDS)
+        assert joined - as_one == pytest.approx((MAX_CALLS - 1) * COMMAND_SECONDS)
         await until(lambda: len(told) == 1 + MAX_CALLS, every=0.001)
 
 

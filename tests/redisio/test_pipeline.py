@@ -17,6 +17,7 @@ from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.redis_errors import NotSent, QueueFull, ReplyLost
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
+from redstreamd.redisio.work_window import COMMAND_SECONDS, EARLY_SECONDS
 from tests.redisio.running import running_connection, through
 from tests.support.certificates import Authority, tls_options
 from tests.support.proxy import Proxy, proxy_to
@@ -213,7 +214,7 @@ async def test_a_server_with_nothing_to_do_gets_the_first_of_many_commands_early
     account = Accounts().open(Principal("me", "unix"), Peer(1000, 1), "1")
     async with running_connection(connection):
         # Enough for two such parts.
-        count = int(2.5 * pipeline.EARLY_SECONDS / pipeline.COMMAND_SECONDS)
+        count = int(2.5 * EARLY_SECONDS / COMMAND_SECONDS)
         for asked_before in (False, True):
             # Nothing else is under way, and a pass begins.
             await connection.execute("PING")
