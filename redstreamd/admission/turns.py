@@ -306,6 +306,8 @@ class Turns(trio.abc.Instrument):
         while waiting and not self.is_over():
             _, (who, expected) = waiting.pop()
             if type(who) is Task:
+                # It runs in the next pass, and whose turn is next depends on what it takes there, too. What
+                # else fits into that pass `_grant` adds.
                 reschedule(who)
                 self._promised += expected
                 return

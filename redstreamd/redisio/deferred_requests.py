@@ -33,13 +33,14 @@ class DeferredRequests:
         self._queue: FairQueue[Request] = FairQueue()
         self.count = self.bytes = 0
 
-    def push(self, account: Account, request: Request, packed: bytes) -> None:
-        """Defer a request of an account."""
+    def push(self, account: Account, request: Request, packed: bytes, calls: int) -> None:
+        """Defer a request of an account that serves so many calls."""
         request.deferred = packed
         self.count += 1
         self.bytes += len(packed)
         self._queue.push(account, request)
-        account.queue(1 + len(packed) // _QUEUED_BYTES)
+        request.queued = calls + len(packed) // _QUEUED_BYTES
+        account.queue(request.queued)
 
     def pop(self) -> tuple[Account, Request, bytes]:
         """Return the next one, its account and its bytes: it is deferred no more.
@@ -55,18 +56,20 @@ class DeferredRequests:
         if self._queue.remove(account, request):
             self._release(account, request)
 
-    def replace(self, account: Account, request: Request, packed: bytes) -> None:
+    def replace(self, account: Account, request: Request, packed: bytes, calls: int) -> None:
         """Let one send something else in the same place."""
-        before = len(request.deferred or b"")
+        self.bytes += len(packed) - len(request.deferred or b"")
         request.deferred = packed
-        self.bytes += len(packed) - before
-        account.queue(len(packed) // _QUEUED_BYTES - before // _QUEUED_BYTES)
+        before, request.queued = request.queued, calls + len(packed) // _QUEUED_BYTES
+        account.queue(request.queued - before)
+        if self._turns is not None:
+            self._turns.dequeued(account)
 
     def _release(self, account: Account, request: Request) -> bytes:
         packed, request.deferred = request.deferred or b"", None
         self.count -= 1
         self.bytes -= len(packed)
-        account.queue(-1 - len(packed) // _QUEUED_BYTES)
+        account.queue(-request.queued)
         if self._turns is not None:
             self._turns.dequeued(account)
         return packed

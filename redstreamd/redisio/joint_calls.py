@@ -161,7 +161,7 @@ class _Joint:
             return
         # The others keep their place: what their client sent later is not to come before them.
         try:
-            self._pipeline.replace(request, self._script().by_digest)
+            self._pipeline.replace(request, self._script().by_digest, len(self.calls))
         except Exception as error:  # noqa: BLE001 - what was taken back is not to be executed
             request.take_back()
             self.answer(error)
@@ -193,7 +193,10 @@ class _Joint:
             # The pass is over, or somebody else's call ended.
             turn.work_for(self.account)
         try:
-            self.request = pipeline.enqueue(self._script().by_digest, self.answer, calls=len(self.calls))
+            tasks = sum(call.then is None for call in self.calls)
+            self.request = pipeline.enqueue(
+                self._script().by_digest, self.answer, calls=len(self.calls), tasks=tasks
+            )
         finally:
             if served is not self.account:
                 turn.work_for(served)

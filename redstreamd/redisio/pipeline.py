@@ -139,6 +139,7 @@ class Pipeline:
         then: Callable[[Any], None] | None = None,
         is_own: bool = False,
         calls: int = 1,
+        tasks: int = 0,
     ) -> Request:
         """Queue one command for sending.
 
@@ -148,6 +149,7 @@ class Pipeline:
                 task calls `Request.reply`.
             is_own: Whether it is sent as the daemon's own, whoever it is for: never deferred.
             calls: How many calls a script serves.
+            tasks: How many tasks `then` wakes.
 
         Raises:
             NotSent: The pipeline was closed.
@@ -193,9 +195,9 @@ class Pipeline:
             limit = window.lone
             if turns.is_shared:  # type: ignore[union-attr]
                 limit = window.limit
-                if then is None:
+                if then is None or tasks:
                     # Not for a lone client: nobody else waits for its tasks.
-                    request.step = STEP_TIMES * account.part
+                    request.step = STEP_TIMES * account.part * (tasks or 1)
             work, steps = window.seconds + seconds, window.steps + request.step
             if deferred.count or (work + steps > limit and not window.takes(work, limit, count)):
                 if (
@@ -203,7 +205,7 @@ class Pipeline:
                     or work > _LIGHT_TIMES * limit
                     or not turns.let_pass(account.parent or account)  # type: ignore[union-attr]
                 ):
-                    deferred.push(account, request, packed)
+                    deferred.push(account, request, packed, calls)
                     return request
                 # Whoever got little is not deferred.
                 self._let_one_follow()
@@ -281,7 +283,7 @@ class Pipeline:
                     self._admit()
         request.then = None
 
-    def replace(self, request: Request, args: tuple[Arg, ...]) -> None:
+    def replace(self, request: Request, args: tuple[Arg, ...], calls: int) -> None:
         """Let a request that is not sent send something else, no longer than before, in the same place.
 
         It is taken for as much work as before.
@@ -289,11 +291,12 @@ class Pipeline:
         Args:
             request: The request; nothing is done if the connection has ended.
             args: As in `enqueue`.
+            calls: As in `enqueue`.
         """
         packed = hiredis.pack_command(args)  # type: ignore[arg-type]
         if request.deferred is not None:
             if request.account is not None:
-                self._deferred.replace(request.account, request, packed)
+                self._deferred.replace(request.account, request, packed, calls)
         elif request in self._outbox:
             self._outbox_bytes += len(packed) - len(self._outbox[request])
             self._outbox[request] = packed

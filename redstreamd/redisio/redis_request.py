@@ -54,6 +54,7 @@ class Request(msgspec.Struct, eq=False, gc=False):
         result: The reply, or an exception to raise, if nothing was called; None once it was returned.
         task: Is parked in `reply`.
         deferred: Its bytes while it waits for its turn.
+        queued: As how many commands it counts meanwhile.
     """
 
     # Invariant: task is set exactly while one is parked in reply(). Python's collector does not see these
@@ -68,6 +69,7 @@ class Request(msgspec.Struct, eq=False, gc=False):
     result: Any = _PENDING
     task: Task | None = None
     deferred: bytes | None = None
+    queued: int = 0
 
     @property
     def sent(self) -> bool:

@@ -13,7 +13,7 @@ from redstreamd.redisio import connect_errors
 from redstreamd.redisio.pipeline import Pipeline
 from redstreamd.redisio.redis_errors import NotSent, ReplyLost
 from redstreamd.redisio.redis_request import Request
-from redstreamd.redisio.work_window import BYTE_SECONDS, WINDOW_SECONDS
+from redstreamd.redisio.work_window import BYTE_SECONDS, STEPS_COUNT_BEYOND, WINDOW_SECONDS
 
 # No time passes but what commands are taken to take: else a client would be charged for what other programs
 # have of the processor, and come later.
@@ -162,6 +162,29 @@ def test_a_client_whose_replies_are_large_has_fewer_commands_under_way() -> None
     for number in range(8):
         calls.send(other, str(number), b"small")
     assert calls.pipeline.deferred == 0
+
+
+def test_what_serves_many_calls_counts_for_each_of_them_and_for_each_task_that_it_wakes() -> None:
+    calls = Calls()
+    client = calls.client(1)
+    calls.turns.work_for(client)
+    enqueue = calls.pipeline.enqueue
+
+    def joint(tasks: int) -> Request:
+        return enqueue(("ECHO", b"small"), print, calls=10, tasks=tasks)
+
+    calls.turns.is_shared = True
+    # With few in flight, what tasks take does not count.
+    for _ in range(STEPS_COUNT_BEYOND):
+        enqueue(("ECHO", b"small"), print)
+    assert [joint(0).deferred is None for _ in range(3)] == [True] * 3
+    # A task takes 0.3 ms of the window of 1.5, and counts twice.
+    deferred = joint(3)
+    assert deferred.deferred is not None
+    assert (client.queued, calls.accounts.all.queued) == (10, 10)
+    assert deferred.take_back()
+    assert (client.queued, calls.accounts.all.queued) == (0, 0)
+    assert joint(1).deferred is None
 
 
 def test_replies_are_handed_out_in_parts_and_none_is_lost() -> None:

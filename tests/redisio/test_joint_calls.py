@@ -199,10 +199,14 @@ async def test_those_whose_partner_is_taken_back_keep_their_place(redis: Server,
         queue = requests[0].pipeline
         assert bool(queue.deferred) == is_deferred
         before = queue.queued, queue.queued_bytes
+        waiting = 0 if asked.account is None else asked.account.queued
         assert requests[2].take_back()
         assert requests[0].take_back()
         assert queue.queued == before[0]
         assert 80_000 < before[1] - queue.queued_bytes < 80_100
+        if asked.account is not None:
+            # Each call counts, and so does each 64 KiB.
+            assert waiting - asked.account.queued == 3
         lone = asked.ask("lone")
         client.submit(("PING",), lambda _: None, "l")
         assert lone.take_back()
