@@ -41,9 +41,11 @@ class WatchedKey:
         at: Where it is armed, or was last; None while that is not known, because the arming under way follows
             redirections.
         is_absent: Whether it did not exist when it was armed. Known only where keys are named one by one.
+        end: The number of an arming, and the ID of an entry of the stream that none followed then, and since
+            then while that arming counts.
     """
 
-    __slots__ = ("armed", "arming", "at", "is_absent", "watchers")
+    __slots__ = ("armed", "arming", "at", "end", "is_absent", "watchers")
 
     def __init__(self) -> None:
         """Begin unarmed, with nobody."""
@@ -52,6 +54,7 @@ class WatchedKey:
         self.armed = 0
         self.at: NodeArming | None = None
         self.is_absent = False
+        self.end = (0, "")
 
     def unarm(self) -> None:
         """Make what was sent for it count for nothing."""
@@ -117,10 +120,19 @@ class ArmedKeys:
             is_absent: Whether the keys do not exist.
         """
         for name in names:
-            key = self.all.get(name)
-            if key is not None and key.arming == arming:
-                self.armings += 1
-                key.armed, key.arming = (arming, 0) if armed else (0, REFUSED)
-                key.at, key.is_absent = at, is_absent
+            key = self.note(name, arming, at, armed=armed, is_absent=is_absent)
+            if key is not None:
                 for watcher in tuple(key.watchers):
                     watcher.wake()
+
+    def note(
+        self, name: bytes, arming: int, at: NodeArming, *, armed: bool, is_absent: bool = False
+    ) -> WatchedKey | None:
+        """Note the answer for one key, as `end`, and return the key if it counts; nobody is woken."""
+        key = self.all.get(name)
+        if key is None or key.arming != arming:
+            return None
+        self.armings += 1
+        key.armed, key.arming = (arming, 0) if armed else (0, REFUSED)
+        key.at, key.is_absent = at, is_absent
+        return key

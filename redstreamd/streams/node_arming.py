@@ -21,9 +21,13 @@ import trio
 from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
+from redstreamd.redisio.delivery import Write
+from redstreamd.redisio.pipeline import Request
 from redstreamd.redisio.redis_errors import ConnectionEnded, Recovery, ServerReplied
+from redstreamd.redisio.script import ScriptCall
 from redstreamd.streams.armed_keys import QUEUED, ArmedKeys
 from redstreamd.streams.concurrency import MAX_IN_FLIGHT, gather
+from redstreamd.streams.watches import Watcher
 
 if TYPE_CHECKING:
     from redstreamd.redisio.node import Node
@@ -144,6 +148,34 @@ class NodeArming:
         elif not self._submit(names):
             self._work.set()
 
+    def arm_by_reading(
+        self, name: bytes, write: Write, then: Callable[[Any], None], reader: Watcher
+    ) -> Request | None:
+        """Send a read of one known key, which arms it as well: one round trip in the place of two.
+
+        Args:
+            name: The key, which is not armed, nor being armed.
+            write: The read. Pushes wait behind its reply, so that is to be small.
+            then: Is told the reply, before the key's watchers are woken.
+            reader: One of them, which is not.
+
+        Returns:
+            None if that is not possible now; the caller sees to it that the key is read and armed.
+        """
+        if self._one_by_one or not self.is_tracking or self._is_stopped:
+            return None
+        arming = self._keys.begin((name,), self)
+        try:
+            request = self.node.roles[Role.WATCH].pipeline.enqueue(
+                write.by_digest if type(write) is ScriptCall else write,  # type: ignore[arg-type]
+                partial(self._on_read, name, arming, reader, then),
+            )
+        except (ConnectionEnded, BusError):
+            self._keys.all[name].arming = 0
+            return None
+        self._unanswered += 1
+        return request
+
     def look(self, name: bytes, then: Callable[[Any], None]) -> None:
         """Ask the node whether a key exists; nothing is told if there is no connection."""
         try:
@@ -255,10 +287,28 @@ class NodeArming:
             self._answered = trio.Event()
             await self._answered.wait()
 
-    def _on_answer(self, names: list[bytes], arming: int, reply: Any) -> None:
+    def _on_read(
+        self, name: bytes, arming: int, reader: Watcher, then: Callable[[Any], None], reply: Any
+    ) -> None:
+        if isinstance(reply, Exception):
+            then(reply)
+            self._on_answer([name], arming, reply)
+            return
+        self._count_answer()
+        key = self._keys.note(name, arming, self, armed=self.is_tracking)
+        then(reply)
+        if key is not None:
+            for watcher in tuple(key.watchers):
+                if watcher is not reader:
+                    watcher.wake()
+
+    def _count_answer(self) -> None:
         self._unanswered -= 1
         if not self._unanswered:
             self._answered.set()
+
+    def _on_answer(self, names: list[bytes], arming: int, reply: Any) -> None:
+        self._count_answer()
         if not isinstance(reply, Exception):
             self._keys.end(names, arming, self, armed=self.is_tracking, is_absent=reply == 0)
             return

@@ -52,6 +52,7 @@ class Place:
     # and whatever happened since the last read was sent is yet to wake the place.
     __slots__ = (
         "_armed_by",
+        "_is_arming",
         "_is_looking",
         "_is_unsent",
         "_is_watching",
@@ -82,6 +83,8 @@ class Place:
         self._looks = 0
         self._is_looking = False
         self._request: Request | None = None
+        # Whether that arms the key, too.
+        self._is_arming = False
         # A read in a task that has not begun.
         self._is_unsent = False
         # A change came while its read was on the way.
@@ -104,6 +107,17 @@ class Place:
             self._is_watching = True
             self._places.hub.add(self)
 
+    def begin_at_end(self) -> None:
+        """Sleep without a read if a read at another place has found that nothing follows the position."""
+        hub, last_id = self._places.hub, self._search.last_id(self._position)
+        if last_id is None:
+            return
+        (name,) = self.keys
+        if hub.is_end(name, last_id):
+            self._nothing_since = hub.armed_by(self.keys)
+            self._plan = self._search.plan(self._position, is_end=True)
+            self.watch()
+
     def join(self, sleeper: Sleeper) -> None:
         """Let somebody wait here. The sleeper may be told its error before this returns."""
         sleeper.place = self
@@ -115,6 +129,8 @@ class Place:
         elif self._knows_of_nothing and not (self._sleepers.is_due_first(sleeper) and sleeper.is_over):
             sleeper.since = self._looks
             self._sleepers.fall_asleep(sleeper, self._on_time)
+            # There may be too many waits.
+            self._close_if_empty()
         else:
             sleeper.since = self._looks + 1
             self._look()
@@ -186,7 +202,7 @@ class Place:
         plan = self._plan
         if plan is None:
             try:
-                plan = self._plan = self._search.plan(self._position)
+                plan = self._plan = self._search.plan(self._position, is_end=False)
             except Exception as error:  # noqa: BLE001 - the boundary: a defect must not leave anybody asleep
                 self._end_failed(error)
                 return
@@ -194,15 +210,24 @@ class Place:
             self._is_unsent = True
             places.hub.background.start(self._read)
             return
+        then = partial(self._on_reply, plan)
         try:
-            self._request = places.redis.submit(
-                plan.write, partial(self._on_reply, plan), plan.stream, plan.role
+            arming = (
+                places.hub.arm_by_reading(self, plan.write, then)
+                if self._is_watching and plan.role is Role.BULK
+                else None
             )
+            if arming is None:
+                self._request = places.redis.submit(plan.write, then, plan.stream, plan.role)
+            else:
+                self._request, number = arming
+                self._is_arming, self._armed_by = True, (number,)
         except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
             self._complete(plan, error, trio.current_time() + places.redis.command_timeout)
 
     def _on_reply(self, plan: Plan[Look], reply: Any) -> None:
         request, self._request = self._request, None
+        self._is_arming = False
         if isinstance(reply, Exception):
             # A request that was sent has had its time since then.
             deadline = (
@@ -246,6 +271,8 @@ class Place:
     def _end(self, look: Look) -> None:
         self._is_looking = False
         sleepers = self._sleepers
+        if look.is_end:
+            self._note_end(look.position)
         if look.result is ReadResult.FOUND:
             looks = self._looks
             sleepers.tell([each for each in sleepers if each.since <= looks], look.found)
@@ -258,6 +285,11 @@ class Place:
         self._end_empty(look.position)
         if sleepers and not self._is_looking and look.result is ReadResult.MORE:
             self._look()
+
+    def _note_end(self, position: Hashable) -> None:
+        if len(self.keys) == 1 and (last_id := self._search.last_id(position)) is not None:
+            (name,) = self.keys
+            self._places.hub.note_end(name, self._armed_by[0], last_id)
 
     def _end_empty(self, position: Hashable) -> None:
         """Tell those whose time is over that there is nothing, and let the others sleep."""
@@ -349,7 +381,7 @@ class Place:
     def _close_if_empty(self) -> None:
         if self._sleepers:
             return
-        if self._request is not None and self._request.take_back():
+        if self._request is not None and not self._is_arming and self._request.take_back():
             self._request, self._is_looking = None, False
         # Else who comes before the reply waits here.
         if not self._is_looking:
@@ -393,6 +425,7 @@ class Places:
         place = self._places.get(key)
         if place is None:
             place = self._places[key] = Place(self, search, position)
+            place.begin_at_end()
         place.join(sleeper)
 
     def move(self, place: Place, search: Search, before: Hashable, position: Hashable) -> None:

@@ -358,8 +358,10 @@ class Reader:
 
         return Wait(partial(self._places.join, search, position), deadline, naming_absent, (convert, *absent))
 
-    def plan_next(self, stream: str, at: str, count: int) -> Plan[Batch]:
-        """Plan to read what comes after an entry ID, without a filter."""
+    def plan_next(self, stream: str, at: str, count: int, *, is_end: bool) -> Plan[Batch]:
+        """Plan to read what comes after an entry ID, without a filter; see `Search.plan` for `is_end`."""
+        if is_end and (plan := self._pages.plan_new(stream, at, count, self._max_bytes)) is not None:
+            return plan
         return self._pages.plan(stream, f"({at}", "+", max_entries=count, max_bytes=self._max_bytes)
 
     async def read_next(
@@ -429,23 +431,26 @@ class _NextEntries:
         self.is_eager = not wanted
         self.key: Hashable = (streams, count, _canonical(wanted) if wanted else None)
 
-    def plan(self, position: tuple[str, ...]) -> Plan[Look] | None:
+    def last_id(self, position: tuple[str, ...]) -> str | None:
+        return position[0] if len(position) == 1 else None
+
+    def plan(self, position: tuple[str, ...], *, is_end: bool) -> Plan[Look] | None:
         if self._wanted is not None or len(self.streams) > 1:
             return None
         (stream,), (at,) = self.streams, position
 
         def read(batch: Batch) -> Look:
             if not batch.entries:
-                return Look(ReadResult.EMPTY, position)
-            last_id = batch.entries[-1].id
+                return Look(ReadResult.EMPTY, position, is_end=not batch.has_more)
+            last_id, more = batch.entries[-1].id, batch.has_more
 
             def found(entries: list[RawEntry]) -> Look:
                 waited = Waited([(stream, entry) for entry in entries], {stream: at}, {stream: last_id}, [])
-                return Look(ReadResult.FOUND, position, waited)
+                return Look(ReadResult.FOUND, (last_id,), waited, is_end=not more)
 
             return self._reader.encryption.open_page(stream, batch.entries, found)
 
-        return self._reader.plan_next(stream, at, self._count).then(read)
+        return self._reader.plan_next(stream, at, self._count, is_end=is_end).then(read)
 
     async def read(self, position: tuple[str, ...]) -> Look:
         start = dict(zip(self.streams, position, strict=True))
@@ -454,7 +459,8 @@ class _NextEntries:
         more = await self._reader.read_next(self.streams, positions, found, self._count, self._wanted)
         # With a filter there may be more although nothing matched.
         result = ReadResult.FOUND if found else ReadResult.MORE if more else ReadResult.EMPTY
-        return Look(result, tuple(positions.values()), Waited(found, start, positions, []))
+        waited = Waited(found, start, positions, [])
+        return Look(result, tuple(positions.values()), waited, is_end=result is ReadResult.EMPTY)
 
     def nothing(self, position: tuple[str, ...]) -> Waited:
         at = dict(zip(self.streams, position, strict=True))

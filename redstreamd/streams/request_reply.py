@@ -288,7 +288,7 @@ class _Reply:
         self._expected = expected
         self._at_once = at_once
 
-    def plan(self, position: str) -> Plan[Look]:
+    def plan(self, position: str, *, is_end: bool = False) -> Plan[Look]:
         (reply_to,) = self.streams
 
         def read(page: Batch) -> Look:
@@ -299,7 +299,7 @@ class _Reply:
                     return self._encryption.open_page(reply_to, [entry], partial(_found, at))
             if page.has_more:
                 raise UnfinishedError(partial(self.read, at))
-            return Look(ReadResult.EMPTY, at)
+            return Look(ReadResult.EMPTY, at, is_end=True)
 
         return self._pages.plan(
             reply_to, f"({position}", "+", max_entries=self._at_once, max_bytes=_PAGE_BYTES
@@ -307,6 +307,9 @@ class _Reply:
 
     async def read(self, position: str) -> Look:
         return await run_plan(self._redis, self.plan(position))
+
+    def last_id(self, position: str) -> str:
+        return position
 
     def nothing(self, position: str) -> tuple[None, str]:
         return None, position

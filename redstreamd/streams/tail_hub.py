@@ -10,8 +10,10 @@ arms it for the next change, and wakes its watchers once that is answered. A cha
 arming, and the watcher's read that follows sees it, or after it, and is pushed: none is missed. Several
 changes between two armings are one push.
 
-An eager watcher is woken by the push itself, so that one round trip later it has what was added. The key is
-armed when it has read and goes, or has found nothing and waits again: then it reads once more.
+An eager watcher is woken by the push itself, so that one round trip later it has what was added. Where it
+can, it reads on the watch connection: that arms the key as well, and what follows the last entry that was
+read is pushed. So whoever waits from there on sleeps without a read. Else the key is armed when the watcher
+has read and goes, or has found nothing and waits again: then it reads once more.
 
 A key stays armed when its last watcher has gone, until it changes or the next sweep. So a client that waits
 again and again at a stream names it once for each change, and its next wait reads once.
@@ -45,7 +47,9 @@ from redstreamd.admission.accounts import Account
 from redstreamd.admission.claims import WAITS, Limit
 from redstreamd.admission.turns import next_turn
 from redstreamd.redisio.client import Redis
+from redstreamd.redisio.delivery import Write
 from redstreamd.redisio.node import Node
+from redstreamd.redisio.pipeline import Request
 from redstreamd.streams.armed_keys import QUEUED, REFUSED, ArmedKeys, WatchedKey
 from redstreamd.streams.background import Background
 from redstreamd.streams.deadlines import Deadlines
@@ -220,6 +224,39 @@ class TailHub:
         """
         known = self._keys.all
         return tuple([0 if (key := known.get(name)) is None else key.armed for name in keys])
+
+    def arm_by_reading(
+        self, watcher: Watcher, write: Write, then: Callable[[Any], None]
+    ) -> tuple[Request, int] | None:
+        """Send a read of a watcher's only key so that it arms it, if the key has changed and nobody does.
+
+        Args:
+            watcher: One that was added. The others are woken once the reply was told.
+            write: The read; its reply should be small, because pushes wait behind it.
+            then: Is told the reply, or the exception in its place.
+
+        Returns:
+            The request, and what `armed_by` returns for the key as long as each change since is pushed. None:
+            the read is to be sent otherwise.
+        """
+        (name,) = watcher.keys
+        key = self._keys.all[name]
+        at = key.at
+        if key.armed or key.arming or at is None or at.node is not self._redis.node_for(name):
+            return None
+        request = at.arm_by_reading(name, write, then, watcher)
+        return None if request is None else (request, key.arming)
+
+    def note_end(self, name: bytes, arming: int, last_id: str) -> None:
+        """Note that nothing follows an entry in a stream; see `WatchedKey.end`."""
+        key = self._keys.all.get(name)
+        if key is not None and arming and key.armed == arming:
+            key.end = arming, last_id
+
+    def is_end(self, name: bytes, last_id: str) -> bool:
+        """Return whether it was noted that nothing follows an entry, and every change since is pushed."""
+        key = self._keys.all.get(name)
+        return key is not None and key.armed > 0 and key.end == (key.armed, last_id)
 
     def notify(self, key: str) -> None:
         """Wake the watchers of `key`, for changes that the server does not push, such as a release."""

@@ -40,11 +40,13 @@ class Look(msgspec.Struct, frozen=True):
         result: Whether something was found.
         position: Where the next read begins.
         found: What was found, for those who wait.
+        is_end: Whether nothing followed the position when it was read.
     """
 
     result: ReadResult
     position: Hashable
     found: Any = None
+    is_end: bool = False
 
 
 class Search(Protocol):
@@ -65,8 +67,15 @@ class Search(Protocol):
     @property
     def is_eager(self) -> bool: ...
 
-    def plan(self, position: Any) -> Plan[Look] | None:
-        """Return one read as a round trip; None if it may be more."""
+    def plan(self, position: Any, *, is_end: bool) -> Plan[Look] | None:
+        """Return one read as a round trip; None if it may be more.
+
+        `is_end`: whether nothing has followed the position until a moment before it is sent.
+        """
+        ...
+
+    def last_id(self, position: Any) -> str | None:
+        """Return the entry ID that is the position in the only stream; None if there are several."""
         ...
 
     async def read(self, position: Any) -> Look:
