@@ -112,8 +112,9 @@ SDK = {
     ),
     *(
         f"mcp_server/{name}.py"
-        for name in ("prompt_server", "resource_server", "subscription_server", "tool_server")
+        for name in ("prompt_server", "resource_server", "subscribable", "subscription_server", "tool_server")
     ),
+    "mcp_server/update_lines.py",
     "mcpio/protocol_eras.py",
     "mcpio/request_context.py",
 }

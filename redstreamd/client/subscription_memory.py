@@ -16,7 +16,7 @@ from redstreamd.client.pending_requests import OwnRequest, PendingRequest
 if TYPE_CHECKING:
     from redstreamd.client.session_interface import Session
 
-#: The member of `_meta`: an object, name -> cursor; `mcp_server.subscription_server` has the other side.
+#: The member of `_meta`: an object, name -> cursor; `mcp_server.update_lines` has the other side.
 CURSORS_KEY: Final = "redstreamd/cursors"
 #: Stands for the list of resources among URIs.
 LIST: Final = "resources/list"

@@ -14,6 +14,7 @@ from redstreamd.mcp_server.listing_changes import ListingChanges
 from redstreamd.mcp_server.prompt_server import PromptServer
 from redstreamd.mcp_server.refusals import OnRefused, Refusals
 from redstreamd.mcp_server.resource_server import ResourceServer
+from redstreamd.mcp_server.subscribable import Subscribable
 from redstreamd.mcp_server.subscription_server import MAX_URIS, SubscriptionServer
 from redstreamd.mcp_server.tool_server import ToolServer
 from redstreamd.policy import Principal
@@ -62,9 +63,8 @@ def build_server(
         }
     )
     tools = ToolServer(toolbox, changes)
-    subscriptions = SubscriptionServer(
-        resources, views, updates, changes, refusals=refusals, max_uris=max_uris
-    )
+    subscribable = Subscribable(resources, views, refusals)
+    subscriptions = SubscriptionServer(subscribable, updates, changes, max_uris=max_uris)
     resource_server = ResourceServer(resources, views, subscriptions)
     prompt_server = PromptServer(prompts, views, changes)
     completion = CompletionServer(views, resources, prompts)

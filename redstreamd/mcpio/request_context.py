@@ -54,6 +54,7 @@ class RequestContext(Outbound):
 
     Attributes:
         session: The client's session, for work that outlives the request.
+        exchange: The request; None for a notification and for what the session does by itself.
         draining: Set when the session takes no further requests: a handler that waits should answer now.
         cursors: For `subscriptions/listen`: the last position reported of each stream. A handler keeps it up
             to date; it is not empty at the start if the request was handed over.
@@ -64,7 +65,7 @@ class RequestContext(Outbound):
     ) -> None:
         """Describe a request; without an exchange, a notification or what the session does by itself."""
         super().__init__(session)
-        self._exchange = exchange
+        self.exchange: Final = exchange
         self._cancel_requested: anyio.Event | None = None
         self.draining = session.draining
         self.transport = TransportContext(kind=session.principal.transport, can_send_request=False)
@@ -77,7 +78,7 @@ class RequestContext(Outbound):
     @property
     def request_id(self) -> RequestId | None:
         """The request's id; None for a notification."""
-        return None if self._exchange is None else self._exchange.id
+        return None if self.exchange is None else self.exchange.id
 
     @property
     def can_send_request(self) -> bool:
@@ -92,7 +93,7 @@ class RequestContext(Outbound):
     @property
     def cancel_requested(self) -> anyio.Event:
         """Set once the client cancelled the request, if this was asked for before; else if it has."""
-        exchange = self._exchange
+        exchange = self.exchange
         if self._cancel_requested is None:
             self._cancel_requested = anyio.Event()
             if exchange is not None:
@@ -109,18 +110,14 @@ class RequestContext(Outbound):
             self._cancel_requested.set()
         return self._cancel_requested
 
-    def send_line(self, line: bytes) -> None:
-        """Queue a notification of the request that is encoded already; never blocks."""
-        self._send(line)
-
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Queue a progress notification, if the client asked for progress; a checkpoint either way."""
-        if self._exchange is not None:
-            self._exchange.progress(progress, total, message)
+        if self.exchange is not None:
+            self.exchange.progress(progress, total, message)
         await trio.lowlevel.checkpoint()
 
     def _send(self, line: bytes) -> None:
-        if self._exchange is None:
+        if self.exchange is None:
             super()._send(line)
         else:
-            self._exchange.send(line)
+            self.exchange.send(line)

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from redstreamd.client import repetition, request_table, subscription_memory
 from redstreamd.client.bridged_session import BridgedSession
-from redstreamd.mcp_server import subscription_server
+from redstreamd.mcp_server import update_lines
 from redstreamd.tools.catalog import REGISTRY
 
 PATIENCE = request_table.PATIENCE_SECONDS
@@ -348,8 +348,8 @@ def test_what_may_be_repeated_is_what_the_tools_say_of_themselves():
 
 
 def test_bridge_and_daemon_name_cursors_alike():
-    assert subscription_memory.CURSORS_KEY == subscription_server.CURSORS_KEY
-    assert subscription_memory.LIST == subscription_server._LIST
+    assert subscription_memory.CURSORS_KEY == update_lines.CURSORS_KEY
+    assert subscription_memory.LIST == update_lines.LIST
 
 
 Bridged.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.mcp_server.subscription_server import CURSORS_KEY
+from redstreamd.mcp_server.update_lines import CURSORS_KEY
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.presentation.uris import entry_uri, group_uri, stream_uri

@@ -10,11 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 
-from redstreamd.mcp_server import subscription_server
-from redstreamd.mcp_server.subscription_server import CURSORS_KEY
+from redstreamd.mcp_server.update_lines import CURSORS_KEY, LIST, listen_line, update_line
 from redstreamd.mcpio import jsonrpc
-
-LIST = "resources/list"
 
 
 def of_sdk(name: str, meta: dict[str, Any] | None) -> bytes:
@@ -39,7 +36,7 @@ TEXTS = st.text() | st.just(f'"{SUBSCRIPTION_ID_META_KEY}":0')
 def test_an_update_is_written_as_the_sdk_writes_it(
     of_listen: bool, name: str, version: str | None, request_id: int | str
 ) -> None:
-    before, after = subscription_server._update(name, version, of_listen=of_listen)
+    before, after = listen_line(name, version) if of_listen else (update_line(name, version), b"")
     meta: dict[str, Any] = {SUBSCRIPTION_ID_META_KEY: request_id} if of_listen else {}
     if version is not None:
         meta[CURSORS_KEY] = {name: version}

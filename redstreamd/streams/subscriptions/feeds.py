@@ -8,15 +8,17 @@ and the last change is always notified. After a reconnect to Redis the hub wakes
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Final, Protocol
 
 import msgspec
 import trio
 
 from redstreamd.admission.claims import Claim
 from redstreamd.errors import BusError, Code
-from redstreamd.streams.background import TOLD_AT_ONCE, Background
+from redstreamd.streams.background import Background
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.shared_requests import SharedRequest
 from redstreamd.streams.subscriptions.topics import Pace, Topic
@@ -28,22 +30,37 @@ _NO_VERSION = TRANSIENT | {Code.INTERNAL}
 #: A pause between polls is so many times as long as the read took, so polling takes at most 2 % of the time.
 POLL_SHARE = 50
 
+#: A part of a notification ends after so long. The messages are written meanwhile.
+PART_SECONDS: Final = 0.0015
+#: Listeners that are told between two looks at the clock.
+_BETWEEN_LOOKS: Final = 8
+
 #: The version of a topic while Redis cannot be asked; older than any other.
 UNKNOWN = ""
 
 
+class Hearer(Protocol):
+    """Who listens to topics, each under a name of its own."""
+
+    def tell(self, name: str, version: str) -> None:
+        """Take note of a topic's new version; must not block or raise."""
+        ...
+
+
 class Listener(msgspec.Struct, eq=False):
-    """A listener to one topic.
+    """What somebody knows of one topic.
 
     Attributes:
         feed: The topic's feed.
-        notify: Called with each new version; must not block or raise.
-        known: The version it knows; None until `Feeds.baseline`.
+        hearer: Told of each new version.
+        name: The topic's name for it.
+        known: The version it knows; None until `Feeds.baseline`, and once it has left.
         claim: Its place below the limit of subscriptions.
     """
 
     feed: Feed
-    notify: Callable[[str], None]
+    hearer: Hearer
+    name: str
     known: str | None = None
     claim: Claim | None = None
 
@@ -59,7 +76,8 @@ class Feed(msgspec.Struct, eq=False):
         background: Takes the parts of a notification.
         read: Reads the version and publishes it; returns whether there was one.
         version: The last version read.
-        listeners: Who is notified.
+        listeners: Who is notified, in the order in which they came: what was made together lies together in
+            memory.
         scope: Ends its task.
     """
 
@@ -70,24 +88,28 @@ class Feed(msgspec.Struct, eq=False):
     background: Background
     read: SharedRequest[bool]
     version: str = UNKNOWN
-    listeners: set[Listener] = msgspec.field(default_factory=set)
+    listeners: dict[Listener, None] = msgspec.field(default_factory=dict)
     scope: trio.CancelScope = msgspec.field(default_factory=trio.CancelScope)
 
     def publish(self, version: str) -> None:
         """Record a version, and notify listeners that know another."""
         self.version = version
-        behind = [listener for listener in self.listeners if listener.known not in (None, version)]
+        behind = [each for each in self.listeners if each.known != version and each.known is not None]
         if behind:
             self.background.spread(self._notifying(behind))
 
     def _notifying(self, behind: list[Listener]) -> Iterator[None]:
+        clock = time.perf_counter
+        ends = clock() + PART_SECONDS
         for number, listener in enumerate(behind, 1):
+            known, version = listener.known, self.version
             # It may have left, and the version may be a later one by now.
-            if listener in self.listeners and listener.known not in (None, self.version):
-                listener.known = self.version
-                listener.notify(self.version)
-            if number % TOLD_AT_ONCE == 0:
+            if known is not None and known != version:
+                listener.known = version
+                listener.hearer.tell(listener.name, version)
+            if number % _BETWEEN_LOOKS == 0 and clock() >= ends:
                 yield
+                ends = clock() + PART_SECONDS
 
 
 class Feeds:
@@ -124,7 +146,7 @@ class Feeds:
             finally:
                 self._nursery = None
 
-    def join(self, topic: Topic, notify: Callable[[str], None]) -> Listener:
+    def join(self, topic: Topic, hearer: Hearer, name: str) -> Listener:
         """Add a listener, which is not notified before `baseline`; the first one starts the feed.
 
         Raises:
@@ -139,14 +161,15 @@ class Feeds:
             feed = self._feeds[topic] = Feed(topic, pace, watch, resources, self._bus.hub.background, read)
             if self._nursery is not None:
                 self._nursery.start_soon(self._follow, feed)
-        listener = Listener(feed, notify)
-        feed.listeners.add(listener)
+        listener = Listener(feed, hearer, name)
+        feed.listeners[listener] = None
         return listener
 
     def leave(self, listener: Listener) -> None:
         """Remove a listener; the last one ends the feed and its watch."""
         feed = listener.feed
-        feed.listeners.discard(listener)
+        listener.known = None
+        del feed.listeners[listener]
         if not feed.listeners:
             del self._feeds[feed.topic]
             feed.scope.cancel()

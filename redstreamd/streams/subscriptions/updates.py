@@ -9,8 +9,7 @@ no more than another. Where the client has read, no task is woken to send.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 import trio
@@ -19,6 +18,9 @@ from redstreamd.admission.claims import SUBSCRIPTIONS, Limit, SharedLimit
 from redstreamd.admission.turns import ACCOUNT
 from redstreamd.streams.subscriptions.feeds import Feeds, Listener
 from redstreamd.streams.subscriptions.topics import Topic
+
+#: Changes of so many topics are written one by one. Of more some may come together, and then are one write.
+_FEW: Final = 8
 
 
 class UpdatesStatistics(msgspec.Struct, frozen=True):
@@ -38,17 +40,19 @@ class UpdatesStatistics(msgspec.Struct, frozen=True):
 class Outlet(Protocol):
     """Where the changes of a subscriber go: its client."""
 
-    @property
-    def has_read(self) -> bool:
-        """Whether the client has read everything that was sent to it."""
-        ...
-
     def flushed(self) -> Awaitable[None]:
-        """Return when it has."""
+        """Return when the client has read everything that was sent to it."""
         ...
 
     def start_soon(self, task: Callable[[], Awaitable[None]]) -> bool:
         """Run a task until the subscriber's client is gone; False if it is."""
+        ...
+
+    def offer(self, name: str, version: str, *, is_last: bool) -> bool:
+        """As `send`, if the client has read everything that was sent to it; else do nothing: False.
+
+        `is_last` says that no other is expected soon.
+        """
         ...
 
     def send(self, name: str, version: str) -> None:
@@ -153,7 +157,7 @@ class Subscriber:
             return existing.known or ""
         claim = self._updates.limit.claim(ACCOUNT.get())
         try:
-            listener = self._feeds.join(topic, partial(self._notify, name))
+            listener = self._feeds.join(topic, self, name)
         except BaseException:
             self._updates.limit.release(claim)
             raise
@@ -165,6 +169,14 @@ class Subscriber:
             if self._listeners.get(name) is listener:
                 self.remove(name)
             raise
+
+    def tell(self, name: str, version: str) -> None:
+        """Send a change, or keep it until the client has read everything: called by `feeds`."""
+        if self._is_sending:
+            self._changes[name] = version
+        elif not self._outlet.offer(name, version, is_last=len(self._listeners) <= _FEW):
+            self._changes[name] = version
+            self._is_sending = self._outlet.start_soon(self._send_when_read)
 
     def topics(self) -> Iterator[tuple[str, Topic]]:
         """Yield the name and the topic of each of its subscriptions."""
@@ -199,18 +211,6 @@ class Subscriber:
         for name in list(self._listeners):
             self.remove(name)
         self._updates.forget(self)
-
-    def _notify(self, name: str, version: str) -> None:
-        # The subscription may have ended during its baseline.
-        if name not in self._listeners:
-            return
-        outlet = self._outlet
-        if not self._is_sending and outlet.has_read:
-            outlet.send(name, version)
-            return
-        self._changes[name] = version
-        if not self._is_sending:
-            self._is_sending = outlet.start_soon(self._send_when_read)
 
     async def _send_when_read(self) -> None:
         try:
