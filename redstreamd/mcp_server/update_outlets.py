@@ -73,12 +73,12 @@ class ConnectionOutlet:
 
     __slots__ = ("_sink", "_subscriptions", "flushed", "start_soon", "subscriber", "tells_cursors")
 
-    subscriber: Subscriber
     #: The client's next listing subscribes to the list again.
     keeps_list = False
 
     def __init__(self, connection: ConnectionHandle) -> None:
         """Send without cursors."""
+        self.subscriber: Subscriber
         self._sink = connection.sink
         # What the connection's successor is told, which begins as it was read.
         self._subscriptions = connection.subscriptions

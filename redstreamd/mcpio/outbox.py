@@ -1,9 +1,9 @@
 """The bounded queue of messages for one client, written in as few system calls as possible.
 
 What is queued is written at the end of the scheduler's pass (see ``stream_io``), so that many lines are one
-write; a line that nothing is expected to follow is written at once. A writer task exists only while the
-socket accepts no more, or where the stream cannot be written without blocking. Of a stream that is simply a
-descriptor it is known at any time what was written.
+write; a line that nothing is expected to follow is written at once. Neither copies a long answer. What the
+socket does not accept is a backlog, on which a writer task works; so is everything where the stream cannot be
+written without blocking. Of a stream that is simply a descriptor it is known at any time what was written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,31 @@ class Outbox:
         `send` never blocks. A line beyond the limit is not queued, and the connection is told, which closes
         the stream. So it is if writing fails, or if the client reads nothing for too long while more than
         `UNREAD_BYTES` wait.
+
+    Attributes:
+        size: Bytes that the socket has not accepted yet; to be read only.
     """
+
+    # Invariant: there are no lines while there is a backlog, and the first line of a pass schedules a flush.
+    __slots__ = (
+        "_at_end_of_pass",
+        "_backlog",
+        "_being_sent",
+        "_held",
+        "_is_closed",
+        "_lines",
+        "_max_bytes",
+        "_on_broken",
+        "_on_overflow",
+        "_on_unread",
+        "_share",
+        "_start_soon",
+        "_stream",
+        "_unread_seconds",
+        "_write",
+        "_written",
+        "size",
+    )
 
     def __init__(
         self,
@@ -64,15 +88,15 @@ class Outbox:
         self._unread_seconds = unread_seconds
         self._on_unread = on_unread
         self._share = share
-        # Counted there. What may still be written in this pass is not.
+        # Counted there: the backlog.
         self._held = 0
-        self._is_held = False
+        self.size = 0
+        # Queued in this pass.
+        self._lines: list[bytes] = []
         # Invariant: begins where the last write ended.
-        self._waiting = bytearray()
+        self._backlog: bytearray | None = None
         # Only of a stream that is not simply a descriptor.
         self._being_sent = 0
-        # Whether a flush or a writer will take what is waiting.
-        self._is_scheduled = False
         self._is_closed = False
         # Made when somebody waits: most never do.
         self._written: trio.lowlevel.ParkingLot | None = None
@@ -81,11 +105,6 @@ class Outbox:
         """Apply other limits from the next line on."""
         self._max_bytes = max_bytes
         self._unread_seconds = unread_seconds
-
-    @property
-    def size(self) -> int:
-        """Bytes that the socket has not accepted yet."""
-        return len(self._waiting) + self._being_sent
 
     def send(self, line: bytes, *, is_last: bool = False) -> None:
         """Queue a line; dropped once the connection is closing.
@@ -96,29 +115,28 @@ class Outbox:
         """
         if self._is_closed:
             return
-        if is_last and not self._is_scheduled and self._write is not None and len(line) <= self._max_bytes:
+        size = len(line)
+        if self.size + size > self._max_bytes:
+            self._on_overflow()
+        elif self._backlog is not None:
+            self._backlog += line
+            self.size += size
+            self._count()
+        elif self._write is None:
+            self._begin_backlog(line)
+        elif is_last and not self._lines:
             try:
                 written = self._write(line)
             except OSError:
-                # Nothing more is written.
-                self._is_scheduled = True
-                self._on_broken()
-                return
-            if written == len(line):
-                return
-            line = line[written:]
-        if len(self._waiting) + self._being_sent + len(line) > self._max_bytes:
-            self._on_overflow()
-            return
-        self._waiting += line
-        if self._is_held:
-            self._count()
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            if self._write is None:
-                self._start_writer()
+                self._break()
             else:
+                if written < size:
+                    self._begin_backlog(memoryview(line)[written:])
+        else:
+            if not self._lines:
                 self._at_end_of_pass(self._flush)
+            self._lines.append(line)
+            self.size += size
 
     # Of a byte stream, all messages are lines.
     answer = send
@@ -129,8 +147,9 @@ class Outbox:
     def close(self) -> None:
         """Drop the queue, and all that is sent from now on."""
         self._is_closed = True
-        self._waiting = bytearray()
-        self._being_sent = 0
+        self._lines = []
+        self._backlog = None
+        self.size = self._being_sent = 0
         self._count()
         # Who waits may be no task of the connection.
         self._tell_written()
@@ -142,7 +161,7 @@ class Outbox:
 
     def take(self) -> bytes | None:
         """Close it, and return what was queued and not written; None if that is not known."""
-        waiting = None if self._being_sent else bytes(self._waiting)
+        waiting = None if self._being_sent else b"".join(self._lines) + (self._backlog or b"")
         self.close()
         return waiting
 
@@ -158,55 +177,62 @@ class Outbox:
         return self._written is not None and bool(self._written.unpark_all())
 
     def _flush(self) -> bool:
-        if not self._waiting or self._write is None:
-            self._is_scheduled = False
+        lines, self._lines = self._lines, []
+        if not lines or self._write is None:
+            # It was closed.
             return False
+        data = lines[0] if len(lines) == 1 else b"".join(lines)
         try:
-            written = self._write(self._waiting)
+            written = self._write(data)
         except OSError:
-            self._on_broken()
+            self._break()
             return True
-        if written == len(self._waiting):
-            # A new one: a large buffer is not kept for an idle client.
-            self._waiting = bytearray()
-            self._is_scheduled = False
+        self.size = 0
+        if written == len(data):
             return self._tell_written()
-        del self._waiting[:written]
-        self._start_writer()
+        self._begin_backlog(memoryview(data)[written:])
         return True
 
-    def _start_writer(self) -> None:
-        self._is_held = True
+    def _break(self) -> None:
+        self.close()
+        self._on_broken()
+
+    def _begin_backlog(self, data: bytes | memoryview) -> None:
+        self._backlog = bytearray(data)
+        self.size = len(data)
         self._count()
-        if not self._start_soon(self._write_all):
+        if not self._start_soon(self._write_backlog):
             self.close()
 
-    async def _write_all(self) -> None:
+    async def _write_backlog(self) -> None:
         try:
-            while self._waiting:
+            while self.size:
                 with trio.move_on_after(self._unread_seconds) as reading:
                     await self._write_some()
                 if reading.cancelled_caught and self.size > UNREAD_BYTES and self._on_unread is not None:
                     self._on_unread()
                     return
         except (trio.BrokenResourceError, OSError):
-            self._on_broken()
+            self._break()
             return
         # A large buffer is not kept for an idle client.
-        self._waiting = bytearray()
-        self._is_scheduled = self._is_held = False
-        self._count()
+        self._backlog = None
         self._tell_written()
 
     async def _write_some(self) -> None:
         if self._write is not None:
             await self._stream.wait_send_all_might_not_block()
-            del self._waiting[: self._write(self._waiting)]
-        else:
-            batch, self._waiting = self._waiting, bytearray()
+            if self._backlog is not None:
+                written = self._write(self._backlog)
+                del self._backlog[:written]
+                self.size -= written
+        elif self._backlog is not None:
+            batch, self._backlog = self._backlog, bytearray()
             self._being_sent = len(batch)
             await self._stream.send_all(batch)
-            self._being_sent = 0
+            if self._being_sent:
+                self.size -= self._being_sent
+                self._being_sent = 0
         self._count()
 
     def _count(self) -> None:

@@ -8,6 +8,7 @@ and the last change is always notified. After a reconnect to Redis the hub wakes
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -31,7 +32,7 @@ _NO_VERSION = TRANSIENT | {Code.INTERNAL}
 POLL_SHARE = 50
 
 #: A part of a notification ends after so long. The messages are written meanwhile.
-PART_SECONDS: Final = 0.0015
+PART_SECONDS: Final = 0.002
 #: Listeners that are told between two looks at the clock.
 _BETWEEN_LOOKS: Final = 8
 
@@ -161,7 +162,7 @@ class Feeds:
             feed = self._feeds[topic] = Feed(topic, pace, watch, resources, self._bus.hub.background, read)
             if self._nursery is not None:
                 self._nursery.start_soon(self._follow, feed)
-        listener = Listener(feed, hearer, name)
+        listener = Listener(feed, hearer, sys.intern(name))
         feed.listeners[listener] = None
         return listener
 

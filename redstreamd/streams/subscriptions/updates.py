@@ -117,6 +117,8 @@ class Updates:
 class Subscriber:
     """Sends the changes of its topics; see `Updates.open_subscriber`."""
 
+    __slots__ = ("_changes", "_feeds", "_is_sending", "_listeners", "_outlet", "_updates", "_woken")
+
     def __init__(self, updates: Updates, feeds: Feeds, outlet: Outlet, *, is_held: bool) -> None:
         """Made by `Updates`."""
         self._updates = updates
