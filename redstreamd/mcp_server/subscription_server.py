@@ -99,7 +99,8 @@ class SubscriptionServer:
         if connection is None or request is None:
             raise MCPError(mcp_types.INVALID_PARAMS, "This connection cannot listen.")
         outlet = ListenOutlet(connection, request.exchange, cursors, tells_cursors=given is not None)
-        subscriber = self._updates.open_subscriber(outlet)
+        # The acknowledgement comes first.
+        subscriber = self._updates.open_subscriber(outlet, is_held=True)
         wanted = params.notifications
         asked = {"tools": wanted.tools_list_changed, "prompts": wanted.prompts_list_changed}
         kinds = [kind for kind, is_wanted in asked.items() if is_wanted]

@@ -261,6 +261,24 @@ async def test_one_who_asks_for_cursors_goes_on_from_them_over_another_connectio
             assert sum("method" in each for each in both) == 1
 
 
+async def test_a_listen_is_acknowledged_before_it_is_told_of_what_came_since_its_cursors(
+    surface: Surface, redis: Server
+) -> None:
+    redis.command("XADD", "s", "*", "f", "v")
+    known = {URI: "0-1/1/0"}
+    params = {"notifications": {"resourceSubscriptions": [URI]}, "_meta": {CURSORS_KEY: known}}
+    async with following(surface, "modern") as client:
+        # The second finds the version known already.
+        for name in ("first", "second"):
+            await client.raw.send(client.raw.request("subscriptions/listen", params, request_id=name))
+            acknowledged, update = await client.raw.receive(), await client.raw.receive()
+            assert acknowledged["method"] == "notifications/subscriptions/acknowledged"
+            # Until it is told of the change, it knows nothing of that.
+            assert acknowledged["params"]["_meta"][CURSORS_KEY] == known
+            assert update["params"]["_meta"][CURSORS_KEY].keys() == {URI}
+            assert update["params"]["_meta"] != acknowledged["params"]["_meta"]
+
+
 @ERAS
 @pytest.mark.limit(40)
 async def test_one_who_subscribes_while_redis_is_away_is_told_when_it_is_back(

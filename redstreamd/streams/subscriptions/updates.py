@@ -166,11 +166,13 @@ class Subscriber:
         listener.claim = claim
         self._listeners[name] = listener
         try:
-            return await self._feeds.baseline(listener, known)
+            version = await self._feeds.baseline(listener, known)
         except BaseException:
             if self._listeners.get(name) is listener:
                 self.remove(name)
             raise
+        # Of a change that is not sent yet it knows nothing.
+        return version if known is None or name not in self._changes else known
 
     def tell(self, name: str, version: str) -> None:
         """Send a change, or keep it until the client has read everything: called by `feeds`."""
