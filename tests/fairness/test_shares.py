@@ -1,4 +1,9 @@
-"""Clients that ask for more than there is get equal shares, however much they ask for."""
+"""Clients that ask for more than there is get equal shares, however much they ask for.
+
+Only what the daemon decides is judged. A client whose program has no core asks for less, the more so the
+fewer calls it keeps in flight; so its share is compared with what it was due as long as it asked (see
+share_counter.py). How many answers each counted is told, and measured where nothing else runs (`make bench`).
+"""
 
 from __future__ import annotations
 
@@ -10,42 +15,50 @@ import pytest
 from tests.conftest import FIGURE
 from tests.fairness.field import Field
 from tests.fairness.figures import Polite, goals
-from tests.fairness.shares import DEMANDS, SOLO, Shares, client, measure
+from tests.fairness.shares import DEMANDS, SOLO, Shares, client, counting_daemon, measure
 from tests.fairness.test_rows import TIMES
 from tests.support.counts import counts
-from tests.support.daemon import running_daemon
 from tests.support.measured import measured
 from tests.support.servers import Server
 
-#: What several clients get together, of what one gets alone. The goal is 0.9, and 0.8 are reached on two
-#: cores that nothing else uses: a client alone is served in longer turns, and each call of several waits in a
-#: queue. With two other processes of tests it was 0.6.
-LEAST_SUM = 0.6
-LEAST_SUM_BESIDE_TESTS = 0.5
-#: How far a share may be from the mean.
-DEVIATION = 0.2
-DEVIATION_BESIDE_TESTS = 0.3
+#: What several clients get together, of what one gets alone, beside the polite client. The goal without it
+#: is 0.9 (`make bench`): a client alone is served in longer turns, and each call of several waits in a queue.
+#: With five busy processes it was 0.56 to 1.02.
+LEAST_SUM = 0.5
+LEAST_SUM_BESIDE_TESTS = 0.4
+#: Of its due each client gets so much. All together get what all are due, so nobody gets much more. Measured:
+#: 0.94 to 1.16 where nothing else runs, 0.87 to 1.5 beside five busy processes (more by those who ask late,
+#: since they are next when they do), and 0.08 to 4.3 without fair turns.
+LEAST_OF_DUE = 0.75
+#: A call of one client is charged so many times that of another one at most: those of few in flight are
+#: handled one by one, and cost up to 1.5 times as much. Else who is charged too little would get too much.
+MOST_OF_CHARGES = 3.0
 
 
 @pytest.fixture
 def field(redis: Server) -> Iterator[Field]:
-    with running_daemon(redis) as daemon:
+    with counting_daemon(redis) as daemon:
         found = Field(redis, daemon)
         found.prepare()
         yield found
 
 
-# Where another program takes the cores, also one outside this run, a client with few calls in flight cannot
-# ask in time.
-@pytest.mark.repetitions(5)
+def test_without_fair_turns_who_asks_most_gets_most(redis: Server) -> None:
+    with counting_daemon(redis, "--first-come") as daemon:
+        found = measure(Field(redis, daemon), DEMANDS, 0.5, polite=False, counts=True)
+    assert min(found.of_due) < 0.5 * LEAST_OF_DUE, found
+
+
 @pytest.mark.parametrize("seconds", counts(2, ci=5, full=30))
 def test_eight_clients_with_different_demands_get_equal_shares_and_a_light_one_is_served_at_once(
     seconds: int, field: Field, record_property: Callable[[str, object], None]
 ) -> None:
-    alone = field.alone(0.5)
-    before = measure(field, SOLO, 0.5 * seconds, polite=False)
-    found = measure(field, DEMANDS, seconds, polite=True)
-    after = measure(field, SOLO, 0.5 * seconds, polite=False)
+    alone = field.alone(0.4)
+    before = measure(field, SOLO, 0.4 * seconds, polite=False)
+    found = measure(field, DEMANDS, seconds, polite=True, counts=True)
+    after = measure(field, SOLO, 0.4 * seconds, polite=False)
+    # What else runs may begin meanwhile.
+    alone = max(alone, field.alone(0.4), key=lambda each: sum(each.p50()))
     field.judge()
     assert found.polite is not None
     assert not found.polite.failures(timely=True)
@@ -62,7 +75,6 @@ def _compared(
     light = found.polite
     assert light is not None
     mean = statistics.mean(found.rates)
-    deviation = max(abs(rate - mean) for rate in found.rates) / mean
     rate = statistics.mean(each.rates[0] for each in solo)
     # Where other programs take the cores, what a second of the daemon gives says as much.
     sums = max(sum(found.rates) / rate, found.per_core / statistics.mean(each.per_core for each in solo))
@@ -71,15 +83,19 @@ def _compared(
         [TIMES * each for each in found] for found in goals(client(0, *SOLO[0]), alone, scaled=True)
     )
     reached = {
-        "equal shares": deviation <= (DEVIATION_BESIDE_TESTS if beside_tests else DEVIATION),
+        "equal shares": min(found.of_due) >= LEAST_OF_DUE,
+        "charged alike": max(found.call_seconds) <= MOST_OF_CHARGES * min(found.call_seconds),
         "as much as one client alone": sums >= (LEAST_SUM_BESIDE_TESTS if beside_tests else LEAST_SUM),
         "medians of the light one": _below(p50, goals_p50),
         "none late or lost": not light.failures(),
         "99th percentiles of the light one": _below(p99, goals_p99),
     }
     shares = ", ".join(f"{each / mean:.2f}" for each in found.rates)
+    of_due = ", ".join(f"{each:.2f}" for each in found.of_due)
+    charges = ", ".join(f"{each * 1e6:.0f}" for each in found.call_seconds)
     times = f"light p50 {[round(each, 1) for each in p50]} p99 {[round(each, 1) for each in p99]} ms"
-    figure = f"shares {shares}; in sum {sums:.2f} of {rate:,.0f}/s; {times}"
+    figure = f"of its due {of_due}; us a call {charges}; shares {shares}"
+    figure += f"; in sum {sums:.2f} of {rate:,.0f}/s; {times}"
     return [name for name, is_reached in reached.items() if not is_reached], figure
 
 

@@ -1,0 +1,98 @@
+"""Runs redstreamd, and tells what each process got and what it was due: ``share_counter.py serve ...``.
+
+Who has nothing to be done is due nothing. At the end of each pass of trio's scheduler the seconds of work
+that were charged in it are divided equally among the processes that had something to be done in it: those
+that were served, and those that wait for a turn, for Redis, or for their turn at Redis. So a client that asks
+late, because it had no core, is due less by as much as it asked for less.
+
+SIGUSR1 writes ``shares:`` and a JSON object to standard error: for each ID of a process the seconds that it
+got and those that it was due, since the last time. The product knows nothing of this.
+
+``--first-come`` before ``serve`` switches fair turns off: who comes first is first, and nobody is let pass.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import signal
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+from redstreamd.admission import accounts, fair_queue, turns
+from redstreamd.redisio import pipeline
+
+charge = accounts.Account.charge
+
+
+class CountedTurns(turns.Turns):
+    """Counts what processes got and were due."""
+
+    got: ClassVar[defaultdict[accounts.Account, float]] = defaultdict(float)
+    shares: ClassVar[defaultdict[int, list[float]]] = defaultdict(lambda: [0.0, 0.0])
+    #: Served, and possibly not done, when this pass began.
+    present: ClassVar[set[accounts.Account]] = set()
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Divide what was done in this pass."""
+        super().before_io_wait(timeout)
+        waiting = {each for each in self.waiting._nodes if each.level is accounts.Level.PROCESS}
+        served, present = dict(self.got), self.present
+        self.got.clear()
+        present.update(waiting, served)
+        due = sum(served.values()) / max(len(present), 1)
+        for process in present:
+            share = self.shares[process.peer.pid]
+            share[0] += served.get(process, 0.0)
+            share[1] += due
+        present.intersection_update(
+            [each for each in present if each in waiting or each.queued or each.under_way()]
+        )
+
+
+def count(self: accounts.Account, seconds: float, now: float) -> None:
+    """Charge a connection, and note it for its process."""
+    CountedTurns.got[self.parent or self] += seconds
+    charge(self, seconds, now)
+
+
+def tell(*_: object) -> None:
+    """Tell what each process got and was due, and begin anew."""
+    print("shares:", json.dumps(CountedTurns.shares), file=sys.stderr, flush=True)
+    CountedTurns.shares.clear()
+
+
+class FirstCome(fair_queue.FairQueue[Any]):
+    """The same queue without fair turns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: dict[Any, accounts.Account] = {}
+
+    def push(self, account: accounts.Account, item: Any) -> None:
+        super().push(account, item)
+        self._places[item] = account
+
+    def pop(self) -> tuple[accounts.Account, Any]:
+        item, account = next(iter(self._places.items()))
+        self.remove(account, item)
+        return account, item
+
+    def remove(self, account: accounts.Account, item: Any) -> bool:
+        self._places.pop(item, None)
+        return super().remove(account, item)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, tell)
+    accounts.Account.charge = count  # type: ignore[method-assign]
+    turns.Turns = CountedTurns  # type: ignore[misc]
+    if sys.argv[1] == "--first-come":
+        del sys.argv[1]
+        turns.FairQueue = pipeline.FairQueue = FirstCome  # type: ignore[misc, attr-defined]
+        turns.is_behind = lambda process: False  # type: ignore[attr-defined]
+    sys.argv[0] = str(Path(sys.executable).with_name("redstreamd"))
+    sys.path.pop(0)  # this directory, which a program run by its path begins with
+    runpy.run_path(sys.argv[0], run_name="__main__")
