@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
 import msgspec
 
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.redisio.client import Redis
+from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.streams import entry_codec
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.error_context import explain_errors
@@ -19,6 +21,9 @@ from redstreamd.streams.names import check_stream, is_reply_stream, is_reserved,
 from redstreamd.streams.publishing import KeyReused, Publisher
 from redstreamd.streams.request_reply import Requests
 from redstreamd.streams.work import WorkQueue
+
+#: Why a reply stream cannot be used, where another one would do.
+_OF_THE_TARGET: Final = frozenset({Code.INVALID_STREAM, Code.PERMISSION_DENIED, Code.WRONG_TYPE})
 
 
 class Replied(msgspec.Struct, frozen=True):
@@ -105,8 +110,9 @@ class Replies:
         if entries and stamp.reply_to is None:
             raise _no_reply_wanted("The entry names no reply_to stream.")
         if stamp.reply_to is not None:
-            _check_target(stamp.reply_to, stamp.sender)
-            authorise(stamp.reply_to, Permission.PUBLISH)
+            with _chosen_by_sender():
+                _check_target(stamp.reply_to, stamp.sender)
+                authorise(stamp.reply_to, Permission.PUBLISH)
         # Checks that this attempt still owns the entry, and keeps it while the reply is published.
         settled = await self._work.settle(
             lease, Action.HOLD, entry_ids=ids, delay_seconds=self._lease_seconds
@@ -123,23 +129,43 @@ class Replies:
             stamp.reply_to, key, key_space="reply"
         ):
             return None
-        await self._requests.prepare(stamp.reply_to)
         try:
-            added = await self._publisher.add(
-                stamp.reply_to,
-                [reply],
-                Stamp(
-                    sender=lease.principal,
-                    correlation_id=stamp.correlation_id,
-                    in_reply_to=entry_codec.request_name(lease.stream, ids[0], stamp),
-                ),
-                idempotency_key=key,
-                key_space="reply",
-                waits=quarantines(stamp.reply_to),
-            )
+            with _chosen_by_sender():
+                await self._requests.prepare(stamp.reply_to)
+                added = await self._publisher.add(
+                    stamp.reply_to,
+                    [reply],
+                    Stamp(
+                        sender=lease.principal,
+                        correlation_id=stamp.correlation_id,
+                        in_reply_to=entry_codec.request_name(lease.stream, ids[0], stamp),
+                    ),
+                    idempotency_key=key,
+                    key_space="reply",
+                    waits=quarantines(stamp.reply_to),
+                )
         except KeyReused:
             return Replied(stamp.reply_to, None, duplicate=True)
         return Replied(stamp.reply_to, added.ids[0], added.duplicate, added.waits)
+
+
+@contextmanager
+def _chosen_by_sender() -> Iterator[None]:
+    """Say in an error of the reply stream what the worker can do, who cannot choose another one.
+
+    What Redis itself refuses is left as it is: its next step is the operator's.
+    """
+    try:
+        yield
+    except BusError as error:
+        if isinstance(error, ServerReplied) or error.code not in _OF_THE_TARGET:
+            raise
+        raise BusError(
+            error.code,
+            error.message,
+            cause=f"{error.cause.rstrip('.')}. The entry names it as its reply_to; it is not acknowledged.",
+            next_step="Call work_done without reply to finish the entry, or work_fail to give it back.",
+        ) from error
 
 
 def _check_target(reply_to: str, requester: str | None) -> None:

@@ -287,6 +287,9 @@ async def test_a_worker_publishes_a_reply_only_where_it_may(bus: Bus, server: Se
     done = {"lease": taken["lease"], "reply": {"a": 1}}
     result = (await toolbox.call(toolbox.find("work_done", BOB), done, BOB, no_progress)).plain()
     assert result["structuredContent"]["code"] == "PERMISSION_DENIED"
+    # The worker did not choose the stream, and cannot use another one.
+    assert "work_done without reply" in result["structuredContent"]["next_step"]
+    assert "Use a stream" not in result["structuredContent"]["next_step"]
     assert server.command("EXISTS", "private") == 0
     assert server.command("XPENDING", "s", "g")[0] == 1
     assert (await call(bus, "work_done", BOB, lease=taken["lease"]))["done"]

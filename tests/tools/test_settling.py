@@ -133,6 +133,19 @@ async def test_a_reply_never_shortens_a_lease(bus: Bus, server: Server) -> None:
     assert min(due(server)) > before[0] - 3_599_000
 
 
+async def test_a_worker_whose_reply_has_no_stream_is_told_how_to_finish_the_request(
+    bus: Bus, server: Server
+) -> None:
+    server.command("SET", "no-stream", "x")
+    await call(bus, "stream_add", ASKER, stream="s", entries=[{"question": 1}], reply_to="no-stream")
+    taken = await take(bus)
+    refused = await refusal(bus, "work_done", lease=taken["lease"], reply={"a": 1})
+    assert refused["code"] == "WRONG_TYPE"
+    assert "its reply_to; it is not acknowledged" in refused["cause"]
+    assert "work_done without reply" in refused["next_step"]
+    assert (await call(bus, "work_done", lease=taken["lease"]))["done"] == [taken["entries"][0]["id"]]
+
+
 @pytest.mark.parametrize("how", ["given back", "acknowledged"])
 async def test_what_is_settled_is_not_answered_any_more(bus: Bus, server: Server, how: str) -> None:
     await ask(bus)
