@@ -28,6 +28,11 @@ CLOSE_SECONDS: Final = 1.0
 LAST_SECONDS: Final = 5.0
 _READ_BYTES: Final = 65536
 _MAX_TOKEN_BYTES: Final = 1024
+#: What helps against an error of X509_STORE_CTX_get_error(3), where it is neither the CA nor the name.
+_STEPS: Final = {
+    9: "check the clocks of both hosts",
+    10: "renew it on the daemon's host, or correct this host's clock",
+}
 _GONE: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -131,6 +136,11 @@ class _Wire:
                     self._incoming.write(data)
                 else:
                     self._incoming.write_eof()
+            except ssl.SSLError:
+                # The alert: so the daemon's log has the reason, too.
+                with contextlib.suppress(OSError):
+                    self.raw.sendall(self._outgoing.read())
+                raise
             else:
                 self.raw.sendall(self._outgoing.read())
                 return
@@ -138,7 +148,7 @@ class _Wire:
     def _explained(self, error: ssl.SSLError) -> str:
         place = f"{self._place.host}:{self._place.port}"
         if isinstance(error, ssl.SSLCertVerificationError):
-            step = "name its CA with --ca-file, or its name with --server-name"
+            step = _STEPS.get(error.verify_code, "name its CA with --ca-file, or its name with --server-name")
             return f"the certificate of {place} is not trusted: {error.verify_message}; {step}"
         reason = (error.reason or "the connection was closed").lower().replace("_", " ")
         return f"{place} does not take TLS from this client: {reason}"

@@ -391,4 +391,12 @@ async def _handshake(raw: trio.SocketStream, context: ssl.SSLContext) -> trio.SS
 def _reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate: {error.verify_message}"
-    return (error.reason or "protocol error").lower().replace("_", " ")
+    if isinstance(error, ssl.SSLEOFError) or error.reason is None:
+        return "it ended the connection"
+    # OpenSSL names an alert of the peer by the version that introduced it, such as SSLV3_ALERT_UNKNOWN_CA.
+    _, is_alert, told = error.reason.partition("_ALERT_")
+    return f"it says: {_words(told)}" if is_alert else _words(error.reason)
+
+
+def _words(reason: str) -> str:
+    return reason.lower().replace("_", " ")

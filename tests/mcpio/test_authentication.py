@@ -15,6 +15,9 @@ import msgspec
 import pytest
 import trio
 
+from redstreamd.addresses.address_syntax import Address
+from redstreamd.client.discovery import Access, AccessError
+from redstreamd.client.tunnel import open_tunnel
 from redstreamd.errors import SettingsError
 from redstreamd.mcpio import authentication
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
@@ -290,6 +293,23 @@ async def test_a_missing_foreign_or_expired_certificate_is_refused_with_an_alert
     assert "certificate has expired" in reasons[2]
     assert "UNKNOWN_CA" in told[1]
     assert "CERTIFICATE_EXPIRED" in told[2]
+
+
+@pytest.mark.parametrize(
+    ("authority", "until", "remedy", "alert"),
+    [("authority", -1, "renew it", "certificate expired"), ("other", 1, "--ca-file", "unknown ca")],
+)
+async def test_why_a_client_does_not_trust_the_daemon_is_told_on_both_sides(
+    site: Site, authority: str, until: int, remedy: str, alert: str
+) -> None:
+    day = dt.timedelta(days=1)
+    own = getattr(site, authority).issue("untrusted", "127.0.0.1", since=-2 * day, until=until * day)
+    demands = msgspec.structs.replace(site.demands(), certificate_file=own.certificate, key_file=own.key)
+    async with protected(demands) as service:
+        place = Address("tls", host="127.0.0.1", port=service.port)
+        with pytest.raises(AccessError, match=remedy):
+            await trio.to_thread.run_sync(open_tunnel, place, Access(ca_file=site.authority.certificate))
+        assert await service.wait_refused() == [f"its TLS handshake failed (it says: {alert})"]
 
 
 async def test_old_versions_of_tls_are_refused(site: Site) -> None:
