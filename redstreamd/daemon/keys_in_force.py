@@ -68,14 +68,18 @@ class KeysInForce:
         ring = self._ring
         return KeyStatistics(_writing(ring), len(ring), ring.ids, len(self._rules))
 
-    def replace(self, ring: KeyRing, encryption: EncryptionSettings) -> None:
-        """Apply other keys and rules from now on; what is under way may end by either."""
+    def replace(self, ring: KeyRing, encryption: EncryptionSettings) -> bool:
+        """Apply keys and rules from now on, and return whether the keys are others than before.
+
+        What is under way may end by either.
+        """
         before = self._ring
         if ring == before and encryption.streams == self._rules:
-            return
+            return False
         self._ring, self._rules = ring, encryption.streams
         self.encryption.reconfigure(ring, EncryptionRules(self._rules, judged_by))
         self._tell(before)
+        return not ring.has_keys_of(before)
 
     def _tell(self, before: KeyRing) -> None:
         ring = self._ring

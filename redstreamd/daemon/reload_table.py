@@ -300,10 +300,14 @@ def in_force(before: Settings, after: Settings) -> Settings:
     return after
 
 
-def apply(running: Running, changed: frozenset[str], settings: Settings, ring: KeyRing) -> None:
-    """Apply settings, of which those in `changed` differ from the ones in force, and the keys in any case."""
+def apply(running: Running, changed: frozenset[str], settings: Settings, ring: KeyRing) -> bool:
+    """Apply settings, of which those in `changed` differ from the ones in force, and the keys in any case.
+
+    Return whether the keys of encryption are others: their files may change although no setting does.
+    """
     running.parts.bus.settings = settings
-    running.parts.keys.replace(ring, settings.encryption)
+    has_other_keys = running.parts.keys.replace(ring, settings.encryption)
     for row in TABLE:
         if not changed.isdisjoint(row.keys):
             row.apply(running, settings)
+    return has_other_keys

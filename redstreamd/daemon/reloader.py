@@ -8,6 +8,7 @@ Sources: sd_notify(3) (RELOADING=1, MONOTONIC_USEC=), systemd.service(5) (Type=n
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import msgspec
 import trio
@@ -22,6 +23,8 @@ from redstreamd.service.notify import Notifier
 from redstreamd.service.reload_events import ReloadEvent, ReloadRefused, SettingsReloaded
 from redstreamd.settings import Loaded, Settings
 
+KEYS: Final = "encryption.keys"
+
 
 class ReloadStatistics(msgspec.Struct, frozen=True):
     """A snapshot, as the health of the daemon shows it.
@@ -29,7 +32,7 @@ class ReloadStatistics(msgspec.Struct, frozen=True):
     Attributes:
         reloads: How often settings were taken over.
         refused: How often they were not valid.
-        changed: What the last reload changed.
+        changed: What the last reload changed; `KEYS` also if it is what their files hold.
         restart: What differs and needs a restart.
         refusal: Why the last reload changed nothing; None if it did not fail.
     """
@@ -136,7 +139,8 @@ class Reloader:
         settings = in_force(self._settings, read)
         changed = tuple(differences(self._settings, settings))
         restart = tuple(differences(settings, read))
-        apply(self._running, frozenset(changed), settings, ring)
+        if apply(self._running, frozenset(changed), settings, ring) and KEYS not in changed:
+            changed += (KEYS,)
         self._settings = settings
         self._statistics = ReloadStatistics(
             self._statistics.reloads + 1, self._statistics.refused, changed, restart

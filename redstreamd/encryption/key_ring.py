@@ -32,6 +32,10 @@ class KeyRing:
         """Return whether it holds the same keys, of which the same one writes."""
         return isinstance(other, KeyRing) and (self._keys, self.writing) == (other._keys, other.writing)
 
+    def has_keys_of(self, other: KeyRing) -> bool:
+        """Return whether it holds the same keys, whichever writes."""
+        return self._keys == other._keys
+
     __hash__ = None  # type: ignore[assignment]  # it is not needed, and would need the bytes
 
     def __len__(self) -> int:

@@ -36,10 +36,15 @@ class Host:
     keys: KeyDirectory
     run: Reloaded
 
-    async def reload(self, writing_key: str) -> None:
-        """Change the settings file, and reload; what was read again is in force when this returns."""
+    async def reload(self, writing_key: str) -> list[str]:
+        """Change the settings file, and reload; what was read again is in force when this returns.
+
+        Return what has changed.
+        """
         report = await self.run.reload_beside(self.keys.section(writing_key, RULE))
         assert report["refusal"] is None, report
+        changed: list[str] = report["changed"]
+        return changed
 
 
 @pytest.fixture
@@ -156,11 +161,12 @@ async def test_a_daemon_that_lacks_a_key_says_so_for_each_entry_and_stands_still
 ) -> None:
     here, there = hosts
     here.keys.make("k1")
-    await here.reload("k0")
+    # No setting is another one; the operator reads that the key was found.
+    assert await here.reload("k0") == ["encryption.keys"]
     place = {"stream": STREAM, "group": GROUP, "consumer": "c"}
     async with client_of(here) as knows, client_of(there) as lacks:
         await tool(knows, "stream_add", stream=STREAM, entries=[{"n": 1}])
-        await here.reload("k1")
+        assert await here.reload("k1") == ["encryption.writing_key"]
         ids = (await tool(knows, "stream_add", stream=STREAM, entries=[{"n": n} for n in range(2, 5)]))["ids"]
         await tool(lacks, "stream_add", stream=STREAM, entries=[{"n": 5}])
 
