@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "resources": LEAVES | {"presentation", "streams"},
     "prompts": LEAVES | {"presentation"},
     "mcp_server": LEAVES | {"mcpio", "presentation", "prompts", "redisio", "resources", "streams", "tools"},
-    "audit": LEAVES | {"service", "tools"},
+    "audit": LEAVES | {"service", "startup", "tools"},
     "reference": {"errors", "event_log", "metrics", "prompts", "redisio", "resources", "service", "tools"},
     # What is told about it.
     "metrics": LEAVES | {"histogram", "mcpio", "redisio", "service", "streams", "tools"},

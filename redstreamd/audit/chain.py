@@ -21,6 +21,7 @@ import msgspec
 from redstreamd.errors import NotNowError
 from redstreamd.errors.remedies import setting
 from redstreamd.service.log_record import Record
+from redstreamd.startup.state_keys import make_key
 
 KEY_FILE: Final = "audit.key"
 END_FILE: Final = "audit.chain"
@@ -208,18 +209,6 @@ def _key_in(directory: Path) -> bytes:
         OSError: It can be neither read nor made, or is too short.
     """
     path = directory / KEY_FILE
-    return read_key(path) if path.exists() else _make_key(path)
-
-
-def _make_key(path: Path) -> bytes:
-    key = os.urandom(_KEY_BYTES)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, key)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    # The complete file appears at once.
-    draft.rename(path)
-    return key
+    if not path.exists():
+        make_key(path)
+    return read_key(path)

@@ -82,7 +82,8 @@ def _guarded(run: Any) -> Any:
             print_error(str(wrong))
             return os.EX_USAGE
         except OSError as error:
-            print_error(f"cannot change the file of tokens: {error.strerror}; is this its owner, or root?")
+            who = "; is this its owner, or root?" if isinstance(error, PermissionError) else ""
+            print_error(f"cannot change the file of tokens: {error.strerror}{who}")
             return os.EX_CANTCREAT
         return status
 

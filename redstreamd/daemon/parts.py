@@ -45,6 +45,7 @@ from redstreamd.service.process_stats import process_stats
 from redstreamd.settings import Settings
 from redstreamd.settings.configured_lease_key import read_lease_key
 from redstreamd.startup.state_directory import state_in
+from redstreamd.startup.state_keys import lease_key_in
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis.ranking import Ranking
 from redstreamd.streams.diagnosis.stream_survey import StreamSurvey
@@ -226,4 +227,4 @@ def _lease_key(settings: Settings) -> LeaseKey:
     if (given := read_lease_key(settings.daemon)) is not None:
         return LeaseKey(given)
     with state_in(settings.daemon.state_directory):
-        return LeaseKey.from_file(settings.daemon.state_directory / "lease.key")
+        return LeaseKey(lease_key_in(settings.daemon.state_directory))

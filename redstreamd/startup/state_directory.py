@@ -12,8 +12,13 @@ from typing import Final
 
 from redstreamd.errors import SettingsError
 
+LEASE_KEY: Final = "lease.key"
+"""The file of the key that authenticates leases."""
+
 LEASE_KEY_BYTES: Final = 16
 """The shortest key that authenticates leases."""
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -26,9 +31,13 @@ def state_in(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        reason = error.strerror or str(error)
+        if error.filename:
+            reason = f"{error.filename}: {reason}"
         subject = "setting daemon.state_directory"
         allowed = "a directory that redstreamd may create files in"
+        if error.errno in _FULL:
+            allowed += f"; see `df {directory}` and `df -i {directory}`, and remove what fills it"
         raise _unusable(subject, directory, reason, allowed) from error
 
 
@@ -54,7 +63,7 @@ def check_state_directory(directory: Path, instance: str | None = None) -> None:
         SettingsError: It cannot be created, its lease key cannot be used, or it has no key and is not
             writable.
     """
-    key = directory / "lease.key"
+    key = directory / LEASE_KEY
     with state_in(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # An existing key is only read, so it may be on a read-only file system.

@@ -16,13 +16,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import hashlib
 import hmac
-import os
-import secrets
-import tempfile
-from pathlib import Path
 
 import msgspec
 
@@ -109,30 +104,6 @@ class LeaseKey:
     def forget(self) -> None:
         """Forget the tokens that were signed; they are authenticated when they are read."""
         self._signed.clear()
-
-    @classmethod
-    def from_file(cls, path: Path) -> LeaseKey:
-        """Read the key, or create it (mode 0600) if there is none.
-
-        Raises:
-            OSError: The file can be neither read nor created, or is too short.
-        """
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Linking makes the complete file appear at once, and fails if another daemon was first.
-            with (
-                tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as draft,
-                contextlib.suppress(FileExistsError),
-            ):
-                draft.write(secrets.token_bytes(32))
-                # Otherwise a loss of power could leave an empty file, and no daemon would start again.
-                draft.flush()
-                os.fsync(draft.fileno())
-                os.link(draft.name, path)
-        key = path.read_bytes()
-        if len(key) < _MAC_BYTES:
-            raise OSError(f"{path} holds {len(key)} bytes; a lease key has at least {_MAC_BYTES}")
-        return cls(key)
 
     def sign(self, lease: Lease) -> str:
         """Return the token of a lease."""

@@ -182,6 +182,11 @@ def test_a_file_that_cannot_be_used_is_left_as_it_is(file, capsys):
     assert "redstreamd tokens new NAME" in capsys.readouterr().err
 
 
+def test_what_is_wrong_with_the_place_of_the_file_is_told_without_a_guess(tmp_path, capsys):
+    assert run("new", "ann", "--file", str(tmp_path / "none" / "tokens.json")) == os.EX_CANTCREAT
+    assert capsys.readouterr().err.endswith("cannot change the file of tokens: No such file or directory\n")
+
+
 def test_programs_that_change_the_file_at_once_wait_for_each_other(file):
     """Each of several makes a token; none is lost."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from redstreamd.errors import SettingsError
-from redstreamd.startup.state_directory import check_state_directory
+from redstreamd.startup.state_directory import check_state_directory, state_in
 
+REMEDY = "a directory that redstreamd may create files in; see"
 HOLDER = """
 import sys
 from pathlib import Path
@@ -27,6 +30,12 @@ def test_a_directory_is_made_for_its_owner_only_and_one_that_cannot_be_made_is_n
     assert directory.stat().st_mode & 0o777 == 0o700
     with pytest.raises(SettingsError, match=r"/proc/nowhere: No such file or directory"):
         check_state_directory(Path("/proc/nowhere"))
+
+
+def test_a_full_disk_is_told_with_what_helps(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as told, state_in(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert f"cannot be used: No space left on device; allowed: {REMEDY} `df {tmp_path}`" in str(told.value)
 
 
 def test_a_lease_key_that_cannot_be_used_is_named_with_its_remedy(tmp_path: Path) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-import os
-import stat
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -125,42 +122,3 @@ def test_a_token_of_one_entry_is_short_enough_to_copy() -> None:
         )
     )
     assert len(token) < 130
-
-
-def test_the_key_file_is_made_once_and_private(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "lease.key"
-    token = LeaseKey.from_file(path).sign(Lease("s", "g", "c", "unix", {"1-0": 1}, 1, 10))
-    assert LeaseKey.from_file(path).read(token).stream == "s"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [each.name for each in path.parent.iterdir()] == ["lease.key"]
-
-
-def test_the_key_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[tuple[str, int]] = []
-    fsync, link = os.fsync, os.link
-
-    def noted_fsync(descriptor: int) -> None:
-        fsync(descriptor)
-        steps.append(("on disk", os.fstat(descriptor).st_size))
-
-    def noted_link(source: Path, target: Path) -> None:
-        link(source, target)
-        steps.append(("named", target.stat().st_size))
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(os, "link", noted_link)
-    LeaseKey.from_file(tmp_path / "lease.key")
-    assert steps == [("on disk", 32), ("named", 32)]
-
-
-def test_what_a_killed_daemon_left_of_a_draft_hinders_no_other(tmp_path: Path) -> None:
-    # In a container each daemon may have the number of the one before.
-    (tmp_path / f".lease.key.{os.getpid()}").touch()
-    LeaseKey.from_file(tmp_path / "lease.key")
-
-
-def test_a_short_key_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "lease.key"
-    path.write_bytes(b"short")
-    with pytest.raises(OSError, match="16"):
-        LeaseKey.from_file(path)
