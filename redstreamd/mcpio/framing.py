@@ -13,9 +13,8 @@ from redstreamd.admission.memory import STEP_BYTES, Share
 
 #: What is kept of a line that is too long: clients write the id of a message at its beginning.
 BEGINNING_BYTES: Final = 4_096
-# Lines are split together after so many whose mean is shorter than that.
-_MANY_LINES: Final = 16
-_SHORT_BYTES: Final = 64
+# Lines are split together whose mean is shorter than that.
+_SHORT_BYTES: Final = 384
 
 
 class LongLine(bytes):
@@ -74,42 +73,35 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> None:
         """Add bytes; linear in their number, however they are divided."""
-        lines: list[bytes] = []
-        begin = 0
         if self._is_skipping:
             begin = data.find(b"\n") + 1
             if not begin:
                 return
             self._is_skipping = False
-        most, looked_at = self._max_line_bytes, begin
-        # To find a newline compares many bytes at a time, which to split does not.
-        while (end := data.find(b"\n", begin)) >= 0:
-            if self._partial is None:
-                line = data[begin:end]
-            else:
-                # Each byte is copied once.
-                line = b"".join((self._partial, memoryview(data)[begin:end]))
-                self._partial = None
-            begin = end + 1
-            lines.append(line if len(line) <= most else LongLine.of(line))
-            if len(lines) % _MANY_LINES:
-                continue
-            if begin - looked_at < _MANY_LINES * _SHORT_BYTES and (end := data.rfind(b"\n", begin) + 1):
-                # To split takes a tenth where they are short.
-                short = data[begin : end - 1].split(b"\n")
-                if end - begin > most:
-                    short = [line if len(line) <= most else LongLine.of(line) for line in short]
-                lines += short
-                begin = end
-                break
-            looked_at = begin
-        if begin < len(data):
-            rest = memoryview(data)[begin:]
-            partial = bytearray() if self._partial is None else self._partial
-            if len(partial) + len(rest) > self._max_line_bytes:
+            data = data[begin:]
+        most, partial = self._max_line_bytes, self._partial
+        # To split compares byte by byte, which to find does not.
+        if len(data) <= _SHORT_BYTES * data.count(b"\n"):
+            lines = data.split(b"\n")
+        else:
+            lines, begin = [], 0
+            while (end := data.find(b"\n", begin)) >= 0:
+                lines.append(data[begin:end])
+                begin = end + 1
+            lines.append(data[begin:] if begin else data)
+        rest = lines.pop()
+        if lines:
+            if partial is not None:
+                lines[0] = b"".join((partial, lines[0]))
+                self._partial = partial = None
+            if len(data) > most or len(lines[0]) > most:
+                lines = [line if len(line) <= most else LongLine.of(line) for line in lines]
+        if rest:
+            partial = bytearray() if partial is None else partial
+            if len(partial) + len(rest) > most:
                 self._is_skipping = True
                 self._partial = None
-                lines.append(LongLine.of(partial[:BEGINNING_BYTES] + bytes(rest[:BEGINNING_BYTES])))
+                lines.append(LongLine.of(partial[:BEGINNING_BYTES] + rest[:BEGINNING_BYTES]))
             else:
                 partial += rest
                 self._partial = partial

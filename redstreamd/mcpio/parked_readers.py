@@ -108,7 +108,9 @@ class Reader:
         self._is_queued = False
         if self.task is None:
             return
-        self._readers.turns.work_for(self.account)
+        turns = self._readers.turns
+        if turns.account is not self.account:
+            turns.work_for(self.account)
         data = None
         if not self._has_left:
             try:

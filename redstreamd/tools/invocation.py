@@ -143,7 +143,7 @@ class Rules(msgspec.Struct, Generic[BusT], frozen=True):
         bus: The domain, for handlers.
         policy: Says what a principal may do to a stream.
         admit: Says whether a call may run now; None: every call may.
-        on_ended: Are told of each call that ended, in this order. None of them may raise.
+        on_ended: Is told of each call that ended; None: nobody is.
         timeout_seconds: The time limit of a call, in addition to the time that it asked to wait.
         default_wait_seconds: Added for a call that may wait and does not say for how long.
         check_rate: Refuses a call that comes too early; None: none does.
@@ -153,7 +153,7 @@ class Rules(msgspec.Struct, Generic[BusT], frozen=True):
     bus: BusT
     policy: Policy
     admit: Admit | None
-    on_ended: Sequence[OnEnded]
+    on_ended: OnEnded | None
     timeout_seconds: float
     default_wait_seconds: float
     check_rate: CheckRate | None = None
@@ -279,8 +279,8 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         self.has_ended = True
         # It may be a method of what has this.
         self.progress = no_progress
-        listeners = self.rules.on_ended
-        if listeners:
+        tell = self.rules.on_ended
+        if tell is not None:
             tool, needs = self.tool, self.needs
             effects, arguments = tool.effects, self.arguments
             group = action = None
@@ -288,21 +288,21 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
                 group, action = self.told
             elif self.lease is not None or effects.given(arguments) != effects.usual:
                 group, action = effects.of_call(arguments, self.lease)
-            ended = CallEnded(
-                self.principal,
-                tool.name,
-                # Most calls need one: they are spared a function.
-                (needs[0].stream,) if len(needs) == 1 else streams_of(needs),
-                time.perf_counter() - self.began,
-                outcome,
-                answer_bytes,
-                group,
-                action,
-                self.account,
-                effects.always,
+            tell(
+                CallEnded(
+                    self.principal,
+                    tool.name,
+                    # Most calls need one: they are spared a function.
+                    (needs[0].stream,) if len(needs) == 1 else streams_of(needs),
+                    time.perf_counter() - self.began,
+                    outcome,
+                    answer_bytes,
+                    group,
+                    action,
+                    self.account,
+                    effects.always,
+                )
             )
-            for tell in listeners:
-                tell(ended)
 
     def drop_arguments(self) -> None:
         """Let go of the arguments, which may be large, while the call waits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from operator import attrgetter
 from typing import Annotated, Any, Final, Literal
 
 import attrs
@@ -93,23 +94,19 @@ class StreamAdded:
 
 
 def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan[Result] | None:
-    bus, stream, reply_to = call.bus, args.stream, args.reply_to
+    bus, stream = call.bus, args.stream
     plain = bus.names.plain
-    if args.durability != "memory" or stream not in plain or (reply_to is not None and reply_to not in plain):
+    if stream not in plain:
         return None
     waits = call.quarantines(stream)
-    if (
-        len(args.entries) == 1
-        and not waits
-        and args.idempotency_key is None
-        and args.correlation_id is reply_to is None
-        and args.max_length is args.max_age_seconds is None
-    ):
+    if len(args.entries) == 1 and not waits and _asked(args) == _NOTHING:
         return bus.publisher.plan_one(stream, args.entries[0], call.principal.name, ONE_ADDED.filled)
+    if args.durability != "memory" or (args.reply_to is not None and args.reply_to not in plain):
+        return None
     plan = bus.publisher.plan_add(
         stream,
         args.entries,
-        Stamp(sender=call.principal.name, correlation_id=args.correlation_id, reply_to=reply_to),
+        Stamp(sender=call.principal.name, correlation_id=args.correlation_id, reply_to=args.reply_to),
         idempotency_key=args.idempotency_key,
         owner=call.principal,
         max_length=args.max_length,
@@ -119,6 +116,10 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan
     return plan.then(partial(_answer, call, args))
 
 
+# What is asked for beside the entries; most calls ask for nothing.
+_MORE: Final = attrs.fields(StreamAddArguments)[2:]
+_asked: Final = attrgetter(*(field.name for field in _MORE))
+_NOTHING: Final = tuple(field.default for field in _MORE)
 #: The answers for an entry that was added with nothing asked for but that. An ID is digits and a dash.
 ONE_ADDED: Final = ResultForm(lambda entry_id: StreamAdded([entry_id]))
 

@@ -66,7 +66,7 @@ class Toolbox(Generic[BusT]):
         read_lease: Callable[[str, Principal], Lease] | None = None,
         policy: Policy | None = None,
         admit: Admit | None = None,
-        on_ended: Sequence[OnEnded] = (),
+        on_ended: OnEnded | None = None,
         timeout_seconds: float = 60.0,
         default_wait_seconds: float = 20.0,
         check_rate: CheckRate | None = None,
@@ -188,10 +188,8 @@ class Toolbox(Generic[BusT]):
         try:
             return self._offers.to(principal).get(name)
         except UnknownToolError as unknown:
-            if name in self._offered:
-                hidden = CallEnded(principal, name, (), 0.0, str(Code.PERMISSION_DENIED), 0, account=account)
-                for tell in self.rules.on_ended:
-                    tell(hidden)
+            if name in self._offered and (tell := self.rules.on_ended) is not None:
+                tell(CallEnded(principal, name, (), 0.0, str(Code.PERMISSION_DENIED), 0, account=account))
             raise UnknownToolError(name, unknown.nearest, self._offers.explain(unknown, principal)) from None
 
     def prepare(self, name: str) -> Prepared | None:
@@ -322,7 +320,7 @@ class Toolbox(Generic[BusT]):
             error = error.without(self.hidden[call.principal])
         # It did nothing to a group, and nothing that is audited as done.
         call.told = None, None
-        call.end(str(error.code), failure(error).size if self.rules.on_ended else 0)
+        call.end(str(error.code), 0 if self.rules.on_ended is None else failure(error).size)
         try:
             raise error
         finally:
@@ -338,7 +336,7 @@ def toolbox_over(
     policy: Policy | None = None,
     admit: Admit | None = None,
     check_rate: CheckRate | None = None,
-    on_ended: Sequence[OnEnded] = (),
+    on_ended: OnEnded | None = None,
 ) -> Toolbox[Bus]:
     """Return the toolbox of a domain: names, leases, time limits and nesting follow from its settings."""
     return Toolbox(

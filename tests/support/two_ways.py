@@ -68,7 +68,7 @@ def surface_over(bus: Bus, *, admit: Admit | None = None, policy: Policy | None 
         [Profile.OPERATOR, Profile.RED_STREAM],
         policy=policy,
         admit=admit,
-        on_ended=[ended.append],
+        on_ended=ended.append,
     )
     updates = Updates(Feeds(bus), SharedLimit(SUBSCRIPTIONS, 100))
     views = Views(bus, DaemonHealth(bus.redis, bus.hub, updates, version=__version__), policy)
