@@ -131,6 +131,9 @@ class Turns(trio.abc.Instrument):
 
     def work_for(self, account: Account | None) -> None:
         """Count the time from now on for an account, until the task's step ends."""
+        if account is self.account and account is not None:
+            # It is charged when the loop works for another.
+            return
         now = time.perf_counter()
         if self.account is not None:
             self.account.charge(now - self._since + self.redis_seconds, now)
@@ -146,8 +149,11 @@ class Turns(trio.abc.Instrument):
         """Count the time for the account of a task: trio's hook."""
         account = task.context.get(ACCOUNT)
         if account is not None or self.account is not None or self._is_new_pass:
+            if account is not None and account is self.account:
+                self.work_for(None)
             self.work_for(account)
-            self._count_step()
+            if self._task_account is not None:
+                self._count_step(self._task_account)
             self._task_account, self._task_since = account, self._since
             if self._is_new_pass:
                 self._is_new_pass = False
@@ -170,17 +176,16 @@ class Turns(trio.abc.Instrument):
         """End a pass: trio's hook."""
         if self.account is not None:
             self.work_for(None)
-            self._count_step()
-            self._task_account = None
+            if self._task_account is not None:
+                self._count_step(self._task_account)
+                self._task_account = None
         self._is_new_pass = True
         if self.waiting:
             self._grant()
         self._promised = 0.0
 
-    def _count_step(self) -> None:
-        account = self._task_account
-        if account is not None:
-            account.part += (self._since - self._task_since - account.part) / _PARTS
+    def _count_step(self, account: Account) -> None:
+        account.part += (self._since - self._task_since - account.part) / _PARTS
 
     # Turns
 

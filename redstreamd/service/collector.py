@@ -73,9 +73,8 @@ class Collector(trio.abc.Instrument):
         self._seconds = self._longest = 0.0
         self._recent = RecentMaximum(_RECENT_SECONDS)
         self._blocks = 0
-        # When the next collection is due, if there is work all the time; since when there was none.
+        # When the next collection is due, in the time of the thread, which goes on only with work.
         self._due = math.inf
-        self._waits_since = 0.0
 
     def settle(self) -> None:
         """Take what the start has made out of sight, and keep pauses short from now on. Idempotent."""
@@ -89,7 +88,7 @@ class Collector(trio.abc.Instrument):
         gc.set_threshold(_YOUNG_OBJECTS)
         gc.callbacks.append(self._note)
         self._blocks = sys.getallocatedblocks()
-        self._due = self._waits_since = time.perf_counter()
+        self._due = 0.0
 
     def statistics(self) -> CollectorStatistics:
         """Return a snapshot."""
@@ -120,18 +119,13 @@ class Collector(trio.abc.Instrument):
             trio.lowlevel.remove_instrument(self)
 
     def before_io_wait(self, timeout: float) -> None:
-        """Begin to wait for input, which is no work: trio's hook."""
-        self._waits_since = time.perf_counter()
+        """Collect what is new, if that is due: trio's hook.
 
-    def after_io_wait(self, timeout: float) -> None:
-        """Put off what is due by as long as was waited: trio's hook."""
-        self._due += time.perf_counter() - self._waits_since
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Collect what is new, if that is due: trio's hook."""
-        now = time.perf_counter()
-        if now >= self._due:
-            self._due = now + _YOUNG_SECONDS
+        At the end of a pass: what it has queued is written, and fewer requests are under way than before.
+        """
+        used = time.thread_time()
+        if used >= self._due:
+            self._due = used + _YOUNG_SECONDS
             gc.collect(0)
 
     def collect(self) -> None:

@@ -55,7 +55,9 @@ class LoopLag(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:
         """Note that a pass has ended (called by trio)."""
         if self._began_at is not None:
-            self._longest = max(self._longest, time.perf_counter() - self._began_at)
+            seconds = time.perf_counter() - self._began_at
+            if seconds > self._longest:
+                self._longest = seconds
 
     def reader(self) -> LagReader:
         """Return another one who asks for the longest pass, independently of all others."""
