@@ -22,8 +22,8 @@ from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.delivery import Write
-from redstreamd.redisio.pipeline import Request
 from redstreamd.redisio.redis_errors import ConnectionEnded, Recovery, ServerReplied
+from redstreamd.redisio.redis_request import Request
 from redstreamd.redisio.script import ScriptCall
 from redstreamd.streams.armed_keys import QUEUED, ArmedKeys
 from redstreamd.streams.concurrency import MAX_IN_FLIGHT, gather

@@ -15,8 +15,8 @@ from tests.support.servers import Server
 #: The most that plain calls of stream_add may pass: each of many, all of those, and a lone one.
 #: To read a call means to read the first. All of them together are read, have a turn, are sent and are told.
 MOST_OF_EACH: Final = (22, 17)
-MOST_OF_ALL: Final = (20, 13)
-MOST_OF_ONE: Final = (40, 27)
+MOST_OF_ALL: Final = (20, 14)
+MOST_OF_ONE: Final = (40, 28)
 
 
 @pytest.fixture(params=["handshake", "modern"])
