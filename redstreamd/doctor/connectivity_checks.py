@@ -14,7 +14,7 @@ from redstreamd.doctor.report import CheckResult, Severity, error, ok, skipped
 from redstreamd.errors.remedies import setting
 from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio import connect_errors
-from redstreamd.redisio.login import open_stream, secure
+from redstreamd.redisio.dialing import open_stream, secure
 from redstreamd.redisio.redis_errors import Problem
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls

@@ -1,6 +1,6 @@
 """One multiplexed RESP3 connection to Redis.
 
-Owns a socket from connecting to closing, and the tasks that read and watch it. It does not
+Owns a socket from connecting to closing, and its tasks, of which `Liveness` has two. It does not
 reconnect, retry or know what a command means.
 
 Behaviour:
@@ -34,13 +34,14 @@ from redis.exceptions import RedisError
 
 from redstreamd.admission.turns import turns
 from redstreamd.errors.defects import report_defect
-from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio import Arg, connect_errors
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
-from redstreamd.redisio.login import log_in, login_timed_out, open_stream, refused, secure
+from redstreamd.redisio.dialing import dial
+from redstreamd.redisio.liveness import Liveness
+from redstreamd.redisio.login import log_in, login_timed_out, refused
 from redstreamd.redisio.pipeline import Pipeline
-from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem, QueueFull, ReplyTooLarge
-from redstreamd.redisio.redis_request import SECOND_LOOK_SECONDS, Request
+from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem, ReplyTooLarge
+from redstreamd.redisio.redis_request import Request
 from redstreamd.redisio.script import PackedCommand
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.traffic import Traffic
@@ -117,10 +118,7 @@ class Connection:
         self._target = target
         self._role = role
         self._on_push = on_push
-        self._on_ping_refused = on_ping_refused
         self._reply_timeout = reply_timeout
-        self._ping_interval = ping_interval
-        self._ping_timeout = ping_timeout
         self._traffic = traffic or Traffic()
 
         self.pipeline = Pipeline(
@@ -130,6 +128,14 @@ class Connection:
             send_now=self._send_now,
             one_at_a_time=one_at_a_time,
             traffic=self._traffic,
+        )
+        self._liveness = Liveness(
+            self.pipeline,
+            self._end,
+            reply_timeout=reply_timeout,
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
+            on_ping_refused=on_ping_refused,
         )
         # Set once connected. The first is None for TLS; a task sends what it cannot.
         self._write: Write | None = None
@@ -144,7 +150,6 @@ class Connection:
         self._problem: Problem | None = None
         self._server = ""
         self._pushes = 0
-        self._round_trip: float | None = None
 
     @property
     def server(self) -> str:
@@ -177,7 +182,7 @@ class Connection:
             in_flight=self.pipeline.in_flight,
             sent=self.pipeline.sent,
             pushes=self._pushes,
-            round_trip_seconds=self._round_trip,
+            round_trip_seconds=self._liveness.round_trip_seconds,
         )
 
     async def execute(self, *args: Arg) -> Any:
@@ -240,8 +245,9 @@ class Connection:
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         login_deadline = trio.current_time() + self._target.connect_timeout
-        stream = await self._dial(login_deadline)
-        if stream is None:
+        stream = await dial(self._target, login_deadline)
+        if isinstance(stream, Problem):
+            self._end(stream)
             return
         async with stream, trio.open_nursery() as nursery:
             try:
@@ -278,29 +284,11 @@ class Connection:
         if self._problem is not None:
             # It broke in the very step in which the last reply arrived.
             return
-        nursery.start_soon(self._watch_deadlines)
-        nursery.start_soon(self._ping)
+        nursery.start_soon(self._liveness.watch_deadlines)
+        nursery.start_soon(self._liveness.ping)
         self.is_open = True
         self._traffic.connections += 1
         task_status.started()
-
-    async def _dial(self, deadline: float) -> trio.abc.Stream | None:
-        """Connect and, if so configured, speak TLS; None if that failed."""
-        target = self._target
-        transport: trio.SocketStream | None = None
-        with trio.CancelScope(deadline=deadline) as dialing:
-            try:
-                transport = await open_stream(target)
-                if target.path is None and target.tls is not None:
-                    return await secure(transport, target.tls, target.host)
-            except (OSError, ValueError, trio.BrokenResourceError, TlsFileError) as error:
-                self._end(connect_errors.not_connected(target, error))
-                return None
-        if dialing.cancelled_caught:
-            connected = transport is not None
-            self._end((connect_errors.tls_timed_out if connected else connect_errors.timed_out)(target))
-            return None
-        return transport
 
     async def _log_in_step(self, *args: Arg) -> Any:
         return await self.pipeline.enqueue(args).reply()
@@ -422,52 +410,3 @@ class Connection:
         if isinstance(reply, RedisError):
             return refused(self._target, "connecting", reply, username=self._target.username)
         return connect_errors.unreadable(self._target, b"", "it is a reply to no command")
-
-    async def _watch_deadlines(self) -> None:
-        """End the connection when the oldest request is overdue.
-
-        Deadlines grow along the pipeline, so watching its head is enough, and spares every request a
-        cancel scope of its own.
-        """
-        pipeline = self.pipeline
-        while True:
-            now = trio.current_time()
-            due = pipeline.awaited.oldest_deadline
-            if due is None:
-                # Whatever is sent from now on is due no sooner than this.
-                due = now + self._reply_timeout
-            elif due <= now:
-                # If this process was held up itself, the replies are there and not yet read.
-                await trio.sleep(SECOND_LOOK_SECONDS)
-                if pipeline.awaited.oldest_deadline == due:
-                    self._end(connect_errors.unanswered("a command", self._reply_timeout))
-                    return
-                continue
-            await trio.sleep_until(due)
-
-    async def _ping(self) -> None:
-        """Find out from time to time whether the peer is still there, and how far away."""
-        while True:
-            await trio.sleep(self._ping_interval)
-            # Behind other requests, such as a large read, their own deadline has to do.
-            seconds = math.inf if self.pipeline.in_flight else self._ping_timeout
-            started = trio.current_time()
-            try:
-                request = self.submit("PING")
-                try:
-                    await request.reply_by(started + seconds)
-                except trio.TooSlowError:
-                    if not request.sent:
-                        continue  # it was taken back; others were sent before
-                    if self.pipeline.in_flight == 1:
-                        self._end(connect_errors.unanswered("PING", self._ping_timeout))
-                        return
-                    # Those who asked meanwhile have the time of a command.
-                    await request.reply()
-            except RedisError as error:
-                # LOADING, BUSY and MISCONF are signs of life as well.
-                if self._on_ping_refused is not None:
-                    self._on_ping_refused(error)
-            except (QueueFull, NotSent):
-                continue  # others wait for replies, which is as good a test
-            self._round_trip = trio.current_time() - started

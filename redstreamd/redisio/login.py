@@ -1,7 +1,6 @@
-"""From an address to a usable connection: TCP or Unix socket, TLS, and the login.
+"""From a connected stream to a usable connection: the login.
 
-Owns socket options, the TLS handshake, the order of the login commands, and what a refused login means. It
-does not know how commands travel.
+Owns the order of the login commands, and what a refused login means. It does not know how commands travel.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-import trio
 from redis.exceptions import RedisError
 
 from redstreamd.errors import Code
@@ -21,76 +19,10 @@ from redstreamd.redisio.error_replies import reply_code, reply_text, row_of
 from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ProblemKind, Recovery
 from redstreamd.redisio.setting_names import NAMED, SENTINELS
 from redstreamd.redisio.target import Target
-from redstreamd.redisio.tls import Tls
-
-#: Milliseconds that sent bytes may stay unacknowledged before the kernel gives the connection up. A
-#: host that vanished is noticed within 2 s; a host that is merely busy acknowledges all the same. (With
-#: its receive window closed for as long, it counts as vanished: tcp(7), TCP_USER_TIMEOUT.)
-UNACKNOWLEDGED_MS: Final = 1_500
-
-# For connections on which nothing is sent: the PING of `connection` finds most dead peers sooner,
-# this finds those where even that is not running. Seconds; tcp(7).
-_KEEPALIVE_IDLE: Final = 10
-_KEEPALIVE_INTERVAL: Final = 1
-_KEEPALIVE_PROBES: Final = 3
 
 # Replies to PING from a server that is alive and answers other commands. MISCONF (it cannot save
 # to disk) refuses writes and PING, yet serves reads: degraded, not gone.
 _ALIVE: Final = frozenset({"MISCONF"})
-
-
-async def open_stream(target: Target) -> trio.SocketStream:
-    """Connect; names with several addresses are tried as RFC 8305 (happy eyeballs) says.
-
-    Raises:
-        OSError: No address could be connected to; several errors are its cause as a group.
-    """
-    if target.path is not None:
-        return await trio.open_unix_socket(target.path)
-    # trio sets TCP_NODELAY on every SocketStream.
-    stream = await trio.open_tcp_stream(target.host, target.port)
-    options = trio.socket
-    for level, option, value in (
-        (options.SOL_SOCKET, options.SO_KEEPALIVE, 1),
-        (options.IPPROTO_TCP, options.TCP_KEEPIDLE, _KEEPALIVE_IDLE),
-        (options.IPPROTO_TCP, options.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL),
-        (options.IPPROTO_TCP, options.TCP_KEEPCNT, _KEEPALIVE_PROBES),
-        (options.IPPROTO_TCP, options.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS),
-    ):
-        stream.setsockopt(level, option, value)
-    return stream
-
-
-async def secure(stream: trio.SocketStream, tls: Tls, host: str) -> trio.SSLStream[trio.SocketStream]:
-    """Return `stream` with TLS on it, after the handshake.
-
-    Args:
-        stream: Connected; belongs to the result, and is closed if there is none.
-        tls: What to trust and to show.
-        host: The name that the server's certificate must bear, unless `tls` names another.
-
-    Raises:
-        TlsFileError: A certificate or key cannot be used.
-        trio.BrokenResourceError: The handshake failed; its cause says why.
-
-    If cancelled, the stream is closed.
-    """
-    try:
-        # In a thread, because it reads files.
-        context = await trio.to_thread.run_sync(tls.context, abandon_on_cancel=True)
-        encrypted = trio.SSLStream(
-            stream,
-            context,
-            server_hostname=tls.server_name or host,
-            # Redis closes without TLS's own farewell. Replies carry their length, so a truncated one
-            # cannot pass for whole.
-            https_compatible=True,
-        )
-        await encrypted.do_handshake()
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
-    return encrypted
 
 
 async def log_in(execute: Callable[..., Awaitable[Any]], target: Target, role: str) -> str:

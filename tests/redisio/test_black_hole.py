@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from redstreamd.redisio import login
+from redstreamd.redisio import dialing
 from redstreamd.redisio.node import RedisEvent, Role
 from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.redisio.server_health import ConnectionLost
@@ -103,7 +103,7 @@ async def test_a_host_that_vanishes_while_idle_is_given_up_by_the_ping(
     host: Host, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The kernel, which gives it up as well, is to be later in any case.
-    monkeypatch.setattr(login, "UNACKNOWLEDGED_MS", 60_000)
+    monkeypatch.setattr(dialing, "UNACKNOWLEDGED_MS", 60_000)
     events: list[RedisEvent] = []
     async with running_node(
         Target(host=host.address), events=events, command_timeout=60, ping_interval=0.3, ping_timeout=0.5

@@ -17,7 +17,7 @@ from redstreamd.errors.defects import Defect
 from redstreamd.policy import Principal
 from redstreamd.redisio import decoder
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.login import UNACKNOWLEDGED_MS, open_stream
+from redstreamd.redisio.dialing import UNACKNOWLEDGED_MS, open_stream
 from redstreamd.redisio.redis_errors import NotSent, ReplyLost, ReplyTooLarge
 from redstreamd.redisio.target import Target
 from tests.redisio.running import over_tcp, running_connection, through
