@@ -72,7 +72,8 @@ class Account(msgspec.Struct, eq=False):
         peer: Of a process and of a connection, who it is.
         rank: Seconds of work that were done for it, as `FairQueue` counts them: only differences between the
             members of one account mean anything.
-        level_rank: The greatest rank of a member that was next in a `FairQueue`.
+        level_rank: The rank of the member that was next last in a `FairQueue`.
+        rivals: How many members waited there then.
         service: Seconds of work that were done for this connection, of late: see `used`. Not for accounts
             above.
         served_at: When `service` was last reduced, in seconds of the caller's clock.
@@ -92,6 +93,7 @@ class Account(msgspec.Struct, eq=False):
     peer: Peer = Peer()
     rank: float = 0.0
     level_rank: float = 0.0
+    rivals: int = 0
     service: float = 0.0
     served_at: float = 0.0
     queued: int = 0

@@ -30,6 +30,15 @@ CREDIT_SECONDS: Final = 0.01
 NEW_SECONDS: Final = 0.001
 #: Seconds of work that an account may be behind: for so long others come first once it waits beside them.
 DEBT_SECONDS: Final = 0.02
+#: Both are less where more than so many wait. Who is in debt waits until each of the others has caught up,
+#: and who is behind keeps each of them waiting, so what is waited grows with their number. It is to be a few
+#: rounds of all at the most, whether there are eight or a thousand.
+_FEW: Final = 8
+
+
+def _scale(rivals: int) -> float:
+    """Return which part of credit and debt there is where so many wait."""
+    return _FEW / rivals if rivals > _FEW else 1.0
 
 
 def is_behind(process: Account) -> bool:
@@ -42,8 +51,9 @@ def is_behind(process: Account) -> bool:
     while parent is not None:
         if len(parent.members) > 1:
             has_company = True
-            account.rank = max(account.rank, parent.level_rank - DEBT_SECONDS)
-            if account.rank > parent.level_rank - CREDIT_SECONDS:
+            scale = _scale(parent.rivals)
+            account.rank = max(account.rank, parent.level_rank - scale * DEBT_SECONDS)
+            if account.rank > parent.level_rank - scale * CREDIT_SECONDS:
                 return False
         account, parent = parent, parent.parent
     return has_company
@@ -112,8 +122,8 @@ class FairQueue(Generic[ItemT]):
             raise IndexError("no item waits")
         while node.members:
             first = self._first(node)
-            if first.account.rank > node.account.level_rank:
-                node.account.level_rank = first.account.rank
+            node.account.rivals = node.members
+            node.account.level_rank = first.account.rank
             node = first
         item = next(iter(node.items))
         self._take_out(node, item)
@@ -157,13 +167,14 @@ class FairQueue(Generic[ItemT]):
 
     def _place(self, account: Account, above: _Node[ItemT]) -> None:
         """Forget how much an account got long ago, before it waits beside others."""
-        level = above.account.level_rank
+        first = level = above.account.level_rank
         if above.members:
-            level = max(level, self._first(above).account.rank)
-        if account.rank:
-            account.rank = min(max(account.rank, level - CREDIT_SECONDS), level + DEBT_SECONDS)
-        else:
-            account.rank = level + NEW_SECONDS
+            first = self._first(above).account.rank
+            level = max(level, first)
+        scale = _scale(above.members)
+        rank = max(account.rank, level - scale * CREDIT_SECONDS) if account.rank else level + NEW_SECONDS
+        # The level may be that of another queue, in which others wait.
+        account.rank = min(rank, first + scale * DEBT_SECONDS)
 
     def _entry(self, node: _Node[ItemT], rank: float) -> _Entry[ItemT]:
         self._entries += 1

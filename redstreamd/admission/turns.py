@@ -59,6 +59,8 @@ _COMPANY_SECONDS: Final = 0.1
 #: A process is not read from once so many of its commands wait for Redis, until fewer than half of them do:
 #: so the next are ready, and messages are not read one by one.
 MAX_QUEUED: Final = 32
+#: Of a step that took longer it is asked how long the thread was running.
+_LONG_SECONDS: Final = 0.001
 #: Of how many steps the cost of a step is about the mean.
 _PARTS: Final = 8
 
@@ -110,7 +112,9 @@ class Turns(trio.abc.Instrument):
         self._task_account: Account | None = None
         self._task_since = 0.0
         # What the thread had run when the pass began.
-        self._ran = 0.0
+        self._ran = self._pass_ran = 0.0
+        # For how long others had the processor since then, as far as that was asked.
+        self._lost = 0.0
         # Seconds that tasks will take in the next pass, and who has a turn in it without a task.
         self._promised = 0.0
         self._granted: Reading | None = None
@@ -136,7 +140,10 @@ class Turns(trio.abc.Instrument):
             return
         now = time.perf_counter()
         if self.account is not None:
-            self.account.charge(now - self._since + self.redis_seconds, now)
+            seconds = now - self._since
+            if seconds > _LONG_SECONDS:
+                seconds -= self._lost_since(now)
+            self.account.charge(seconds + self.redis_seconds, now)
             self.redis_seconds = 0.0
         self._since = now
         self.account = account
@@ -144,6 +151,13 @@ class Turns(trio.abc.Instrument):
             if self._last is not None:
                 self._company_ends = now + _COMPANY_SECONDS
             self._last = account
+
+    def _lost_since(self, now: float) -> float:
+        """Return for how long other programs had the processor in this pass, since this was last asked."""
+        lost = now - self.now - (time.thread_time() - self._pass_ran)
+        found = max(lost - self._lost, 0.0)
+        self._lost += found
+        return found
 
     def before_task_step(self, task: Task) -> None:
         """Count the time for the account of a task: trio's hook."""
@@ -167,7 +181,8 @@ class Turns(trio.abc.Instrument):
                 elif self.is_shared:
                     turn = MIXED_TURN_SECONDS if self.is_light else TURN_SECONDS
                     self.replies_seconds = REPLIES_SECONDS
-                self._ran = time.thread_time()
+                self._ran = self._pass_ran = time.thread_time()
+                self._lost = 0.0
                 self.ends = self._turn_ends = self.now + turn
                 if self._light and turn > _LOOK_SECONDS:
                     self.ends = self.now + _LOOK_SECONDS

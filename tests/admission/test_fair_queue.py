@@ -157,6 +157,66 @@ def test_clients_that_come_anew_again_and_again_keep_nobody_waiting() -> None:
     assert work.got[steady] >= 0.01
 
 
+# Beside many a wait is about a round of all: a turn of a millisecond each.
+
+MANY = 50
+
+
+def many(accounts: Accounts, rank: float) -> list[Account]:
+    """Return connections of as many processes that got so much."""
+    found = [connections(accounts, pid)[0] for pid in range(1, MANY + 1)]
+    for each in found:
+        each.charge(rank, 0.0)
+    return found
+
+
+def until_served(work: Work, account: Account) -> float:
+    """Return the seconds of work until an account is served; the others ask again at once."""
+    before = work.got.total()
+    work.add(account)
+    while (served := work.serve()[0]) is not account:
+        work.add(served)
+    return work.got.total() - before
+
+
+def test_who_comes_after_many_that_had_nothing_to_do_waits_a_round() -> None:
+    accounts = Accounts()
+    idle, busy, late = many(accounts, 0.001), *connections(accounts, 98), *connections(accounts, 99)
+    work = Work(dict.fromkeys([*idle, busy, late], 0.001))
+    for _ in range(2):
+        work.add(busy)
+    work.run(0.1)
+    late.charge(work.got[busy], 0.0)
+    for each in idle:
+        work.add(each)
+    # With the same credit for each, however many, it would be ten rounds.
+    assert until_served(work, late) <= 3 * MANY * 0.001
+
+
+def test_who_is_far_in_debt_waits_for_rounds_not_for_all_that_it_got() -> None:
+    accounts = Accounts()
+    others, greedy = many(accounts, 0.001), *connections(accounts, 99)
+    work = Work(dict.fromkeys([*others, greedy], 0.001))
+    for each in others:
+        work.add(each)
+    work.run(0.1)
+    greedy.charge(1.0, 0.0)
+    assert MANY * 0.001 <= until_served(work, greedy) <= 5 * MANY * 0.001
+
+
+def test_who_is_served_alone_in_one_queue_makes_nobody_wait_longer_in_another() -> None:
+    accounts = Accounts()
+    others, ahead, late = many(accounts, 0.001), *connections(accounts, 98), *connections(accounts, 99)
+    work = Work(dict.fromkeys([*others, ahead, late], 0.001))
+    for each in others * 2:
+        work.add(each)
+    late.charge(0.001, 0.0)
+    elsewhere = Work({ahead: 0.001})
+    elsewhere.add(ahead)
+    elsewhere.run(0.1)
+    assert until_served(work, late) <= 5 * MANY * 0.001
+
+
 class Queue(RuleBasedStateMachine):
     """Operations in any order: nothing is lost, repeated, or out of the order of its account."""
 

@@ -54,6 +54,23 @@ async def test_long_work_of_one_process_in_many_tasks_leaves_another_its_turns(
     assert accounts.all.members["me"].used(turns_clock.now) > 0.1
 
 
+async def test_nobody_is_charged_for_the_time_of_other_programs(turns_clock: TurnsClock) -> None:
+    account = connection(Accounts(), 1)
+    account.parent = None
+    turns()
+
+    async def work() -> None:
+        for seconds, lost in ((0.002, 0.0), (0.01, 0.008), (0.02, 0.015), (0.003, 0.0)):
+            turns_clock.now += seconds
+            turns_clock.lost += lost
+            turns().work_for(account)
+        turns_clock.now += 0.001
+
+    async with trio.open_nursery() as nursery:
+        start(nursery, account, work)
+    assert account.rank == pytest.approx(0.002 + 0.002 + 0.005 + 0.003 + 0.001)
+
+
 async def test_outside_a_call_a_turn_is_a_checkpoint() -> None:
     with trio.testing.assert_checkpoints():
         await next_turn()

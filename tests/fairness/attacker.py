@@ -71,6 +71,8 @@ class Connection:
                 self.socket.bind((_OTHER_HOST, 0))
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.socket.connect(("127.0.0.1", self.attack.port))
+            elif self.crowd["own_processes"]:
+                self._connect_as_another()
             else:
                 self.socket.connect(self.attack.path)
         except OSError:
@@ -80,6 +82,16 @@ class Connection:
         self.socket.setblocking(False)
         self.attack.register(self)
         self.send()
+
+    def _connect_as_another(self) -> None:
+        """Connect in another process: the daemon is told which one it was (SO_PEERCRED of unix(7))."""
+        assert self.socket is not None
+        child = os.fork()
+        if child == 0:
+            os._exit(self.socket.connect_ex(self.attack.path))
+        _, status = os.waitpid(child, 0)
+        if failed := os.waitstatus_to_exitcode(status):
+            raise OSError(failed, os.strerror(failed))
 
     def close(self) -> None:
         """Give the connection up, and come again."""

@@ -177,10 +177,10 @@ def goals(row: Row, alone: Polite, *, scaled: bool) -> tuple[list[float], list[f
     slower = [
         max(1.0, each / usual) if scaled else 1.0 for each, usual in zip(alone.p50(), USUAL_P50, strict=True)
     ]
-    p50 = [goal * times for goal, times in zip(GOALS_P50, slower, strict=True)]
+    p50 = [(goal + row.round_ms) * times for goal, times in zip(GOALS_P50, slower, strict=True)]
     if row.is_light:
         return p50, [max(LIGHT_TIMES * each, each + LONGEST_TURN) for each in alone.p99()]
-    return p50, [goal * times for goal, times in zip(GOALS_P99, slower, strict=True)]
+    return p50, [(goal + 2 * row.round_ms) * times for goal, times in zip(GOALS_P99, slower, strict=True)]
 
 
 def allowed_left(before: float) -> float:

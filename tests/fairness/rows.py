@@ -40,6 +40,7 @@ class Crowd:
         gap: Seconds from an answer to the line that follows it.
         settles: Whether the attack begins only when all that they sent is answered.
         leaves: Whether it closes the connection once everything is sent, and comes again.
+        own_processes: Whether each connection is made by a process of its own, over the Unix socket.
     """
 
     lines: Sequence[bytes]
@@ -50,6 +51,7 @@ class Crowd:
     gap: float = 0.0
     settles: bool = False
     leaves: bool = False
+    own_processes: bool = False
 
 
 @attrs.frozen
@@ -87,6 +89,8 @@ class Row:
         flood: What is added in Redis itself meanwhile.
         also: Further promises of the row.
         is_light: Whether it asks for so little that others may hardly feel it.
+        round_ms: What a round of all takes, a turn each, where the polite client is one of so many that it
+            asks for more than its share.
     """
 
     name: str
@@ -96,6 +100,7 @@ class Row:
     flood: Flood | None = None
     also: Sequence[Promise] = ()
     is_light: bool = False
+    round_ms: float = 0.0
 
 
 def call(tool: str, **arguments: Any) -> bytes:
@@ -229,12 +234,15 @@ def _hostile() -> Sequence[Crowd]:
     ]
 
 
-def _adds(connections: int, depth: int) -> Callable[[], Sequence[Crowd]]:
+def _adds(
+    connections: int, depth: int, *, entries: Sequence[object] = _HUNDRED, own_processes: bool = False
+) -> Callable[[], Sequence[Crowd]]:
     return lambda: [
         Crowd(
-            [call("stream_add", stream="greedy:orders", entries=_HUNDRED, max_length=10_000)],
+            [call("stream_add", stream="greedy:orders", entries=entries, max_length=10_000)],
             connections,
             depth,
+            own_processes=own_processes,
         )
     ]
 
@@ -255,6 +263,12 @@ ROWS: Sequence[Row] = (
     Row("43b", "adds 100 entries, 256 calls in flight on each of 10 connections", _adds(10, 256)),
     Row("43c", "adds 100 entries, 256 calls in flight on each of 100 connections", _adds(100, 256)),
     Row("44", "adds 100 entries, 64 calls in flight on each of 50 connections", _adds(50, 64)),
+    Row(
+        "58",
+        "50 processes that add an entry, 64 calls in flight each",
+        _adds(50, 64, entries=[ENTRY], own_processes=True),
+        round_ms=100.0,
+    ),
     Row(
         "45a",
         "reads with a filter that nothing matches in 100,000 entries, 64 calls in flight",

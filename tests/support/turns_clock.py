@@ -14,16 +14,18 @@ class TurnsClock:
 
     Attributes:
         now: Seconds, of each of its clocks.
+        lost: Seconds of them that other programs had the processor.
     """
 
     def __init__(self) -> None:
         self.now = 1.0
+        self.lost = 0.0
 
     def perf_counter(self) -> float:
         return self.now
 
     def thread_time(self) -> float:
-        return self.now
+        return self.now - self.lost
 
 
 @pytest.fixture
