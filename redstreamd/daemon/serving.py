@@ -54,17 +54,12 @@ from redstreamd.daemon.reload_table import Running
 from redstreamd.daemon.reloader import Reloader
 from redstreamd.daemon.shared_sockets import SharedSockets
 from redstreamd.daemon.shutdown import STOP_SIGNALS, extended_stop_timeout, run_until_signal
-from redstreamd.daemon.sockets import OpenListener
+from redstreamd.daemon.sockets import OpenListener, report_credentials
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.event_log.daemon_events import Listening
 from redstreamd.event_log.process_log import ProcessLog
 from redstreamd.mcpio.acceptor import Acceptor, ServedListener
-from redstreamd.mcpio.connection_events import (
-    CredentialsNotRenewed,
-    EventHook,
-    FewDescriptors,
-    UsersHidden,
-)
+from redstreamd.mcpio.connection_events import EventHook, FewDescriptors, UsersHidden
 from redstreamd.mcpio.jsonrpc import Request
 from redstreamd.mcpio.kernels import Kernels
 from redstreamd.mcpio.limits import Limits
@@ -265,9 +260,7 @@ def _served(
     settings: Settings, listeners: Sequence[OpenListener], on_event: EventHook, http: HttpParts | None
 ) -> list[ServedListener]:
     """Return the listeners with what they demand, who their clients are, and what they speak."""
-    for each in listeners:
-        if each.protection is not None:
-            each.protection.on_problem = lambda cause: on_event(CredentialsNotRenewed(cause))
+    report_credentials(listeners, on_event)
     tells_users = settings.listeners.peer_uids
     if tells_users and users_are_hidden():
         on_event(UsersHidden())

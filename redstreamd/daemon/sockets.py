@@ -17,6 +17,7 @@ from redstreamd.addresses import default_paths
 from redstreamd.addresses.address_syntax import socket_path
 from redstreamd.daemon.metrics_listeners import NAME as METRICS
 from redstreamd.errors import SettingsError
+from redstreamd.mcpio.connection_events import CertificateExpires, CredentialsNotRenewed, EventHook
 from redstreamd.mcpio.listeners import ListenError, open_tcp_listeners, open_unix_listener
 from redstreamd.policy import Principal
 from redstreamd.protection.configured_demands import demands_of
@@ -101,6 +102,17 @@ def _protection(kind: Kind, settings: Settings) -> Protection | None:
     if kind is Kind.HTTP:
         demands = msgspec.structs.replace(demands, token_file=None)
     return Protection(demands) if demands else None
+
+
+def report_credentials(listeners: Sequence[OpenListener], on_event: EventHook) -> None:
+    """Have what listeners show and ask for report what is wrong with its files, from now on."""
+    for each in listeners:
+        if each.protection is not None:
+            each.protection.on_problem = lambda cause: on_event(CredentialsNotRenewed(cause))
+            each.protection.on_expiring = lambda path, left: on_event(
+                CertificateExpires(path, max(left, 0), has_expired=left < 0)
+            )
+            each.protection.tell_expiring()
 
 
 def _check_protected(each: OpenListener, settings: Settings) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ssl
 from collections.abc import Mapping
 
 from redstreamd.doctor.report import CheckResult, error, ok, skipped, warning
 from redstreamd.doctor.service_environment import UNIT, Service
 from redstreamd.errors import SettingsError
 from redstreamd.errors.remedies import setting
+from redstreamd.protection.certificate_files import WARN_DAYS, days_until
 from redstreamd.protection.configured_demands import demands_of
-from redstreamd.protection.listener_protection import Credentials
 from redstreamd.settings import Kind, Settings, demands
 from redstreamd.settings.listener_demands import is_beyond_loopback
 
 _LISTENERS = "listeners"
-#: Certificates are renewed a month before they expire, usually.
-_WARN_DAYS = 14
 
 
 def check_listeners(settings: Settings, environ: Mapping[str, str], service: Service | None) -> CheckResult:
@@ -45,10 +41,10 @@ def check_listeners(settings: Settings, environ: Mapping[str, str], service: Ser
         hidden = f"{UNIT} has PrivateUsers=yes, which hides the uids of clients"
         return warning(_LISTENERS, tried, hidden, "Install the drop-in peer-identity.conf.")
     certificate = files.certificate_file
-    left = None if certificate is None else _days_left(files.read(), certificate)
+    left = days_until(files.read().expires)
     if left is not None and left < 0:
         return error(_LISTENERS, tried, f"the certificate {certificate} has expired", "Renew it.")
-    if left is not None and left < _WARN_DAYS:
+    if left is not None and left < WARN_DAYS:
         return warning(
             _LISTENERS, tried, f"the certificate {certificate} expires in {left} days", "Renew it."
         )
@@ -57,37 +53,3 @@ def check_listeners(settings: Settings, environ: Mapping[str, str], service: Ser
         todo = f"Set {setting('listeners.certificate_file')}."
         return warning(_LISTENERS, tried, f"{seen}: tokens and entries can be read on their way", todo)
     return ok(_LISTENERS, tried, seen)
-
-
-def _days_left(credentials: Credentials, certificate: str) -> int | None:
-    """Return for how many days the certificate is valid yet; None if that cannot be told.
-
-    OpenSSL tells it to a client, so one is asked, in memory, which trusts this certificate alone.
-    """
-    if credentials.context is None:
-        return None
-    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client_context.check_hostname = False
-    client_context.load_verify_locations(certificate)
-    client_context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_context.wrap_bio(to_client, to_server)
-    server = credentials.context.wrap_bio(to_server, to_client, server_side=True)
-    for side in (client, server, client):
-        try:
-            side.do_handshake()
-        except ssl.SSLWantReadError:
-            continue
-        except ssl.SSLCertVerificationError as refused:
-            # X509_V_ERR_CERT_HAS_EXPIRED.
-            return -1 if refused.verify_code == 10 else None
-        except ssl.SSLError:
-            return None
-    try:
-        expires = (client.getpeercert() or {}).get("notAfter")
-    except ValueError:
-        return None  # the handshake takes more steps
-    if not isinstance(expires, str):
-        return None
-    at = dt.datetime.fromtimestamp(ssl.cert_time_to_seconds(expires), dt.UTC)
-    return (at - dt.datetime.now(dt.UTC)).days

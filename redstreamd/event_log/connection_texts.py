@@ -13,6 +13,10 @@ from redstreamd.service.log_record import Severity
 
 _NONE: Final = "None."
 _STATUS: Final = "`redstreamd status` names the clients that hold and use most."
+_RENEW: Final = (
+    "Renew it, and put it where it was with its key; it is read again when it changes. As a credential of "
+    "the service it is read at a restart."
+)
 _OF_A_PRINCIPAL: Final = f"{setting('limits.max_connections_per_principal')}, or its quota beside that"
 
 
@@ -176,6 +180,31 @@ def client_refused(event: mcp.ClientRefused) -> str:
 )
 def listener_credentials_unusable(event: mcp.CredentialsNotRenewed) -> str:
     return f"cannot use changed certificates or tokens, and goes on with the former: {event.cause}"
+
+
+@declared(
+    mcp.CertificateExpires,
+    "7747acc9363645ecb9b19802a2610f4e",
+    Severity.ERROR,
+    when=lambda event: event.has_expired,
+    cause="The certificate that listeners show has expired. Clients that check it do not connect.",
+    remedy=_RENEW,
+)
+def certificate_expired(event: mcp.CertificateExpires) -> str:
+    return f"the certificate {event.path} has expired; clients that check it do not connect"
+
+
+@declared(
+    mcp.CertificateExpires,
+    "bf14836255624cf19285f1040e5f7aba",
+    Severity.WARNING,
+    cause="The certificate that listeners show expires within two weeks. From then on clients that check it "
+    "do not connect.",
+    remedy=_RENEW,
+)
+def certificate_expires(event: mcp.CertificateExpires) -> str:
+    left = "within a day" if event.days_left == 0 else f"in {event.days_left} days"
+    return f"the certificate {event.path} expires {left}"
 
 
 @declared(

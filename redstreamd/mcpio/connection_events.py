@@ -198,6 +198,20 @@ class CredentialsNotRenewed(msgspec.Struct, frozen=True):
     cause: str
 
 
+class CertificateExpires(msgspec.Struct, frozen=True):
+    """The certificate of a listener has expired, or does so within days; reported once a day.
+
+    Attributes:
+        path: Its file.
+        days_left: For how many whole days it is valid yet.
+        has_expired: It is not valid any more.
+    """
+
+    path: str
+    days_left: int
+    has_expired: bool
+
+
 class KeysNotFetched(msgspec.Struct, frozen=True):
     """The keys of the authorization server cannot be fetched; those of before are used for a day.
 
@@ -256,6 +270,7 @@ Event = (
     | ConnectionRejected
     | ClientRefused
     | CredentialsNotRenewed
+    | CertificateExpires
     | KeysNotFetched
     | UsersHidden
     | FewDescriptors

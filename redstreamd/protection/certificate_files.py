@@ -1,7 +1,8 @@
-"""Certificates and keys as PEM files: what is wrong with one that cannot be used."""
+"""Certificates and keys as PEM files: what is wrong with one that cannot be used, and when one expires."""
 
 from __future__ import annotations
 
+import datetime as dt
 import ssl
 from pathlib import Path
 from typing import Final, Literal, NoReturn
@@ -12,6 +13,11 @@ VERSIONS: Final[dict[Version, ssl.TLSVersion]] = {
     "1.2": ssl.TLSVersion.TLSv1_2,
     "1.3": ssl.TLSVersion.TLSv1_3,
 }
+
+#: It is told of a certificate that expires within so many days. They are renewed a month before, usually.
+WARN_DAYS: Final = 14
+#: X509_V_FLAG_NO_CHECK_TIME, which the module `ssl` has no name for.
+_WHENEVER: Final = 0x200000
 
 
 class TlsFileError(Exception):
@@ -61,3 +67,40 @@ def check_readable(path: str) -> None:
             pass
     except OSError as error:
         raise TlsFileError(path, error.strerror or type(error).__name__) from None
+
+
+def expiry_of(context: ssl.SSLContext, certificate: str) -> dt.datetime | None:
+    """Return when the certificate of a server's context expires; None if that cannot be told. Blocks.
+
+    OpenSSL tells it to a client, so one is asked, in memory, which trusts this certificate alone.
+
+    Args:
+        context: The server's, with the certificate.
+        certificate: PEM file of the certificate and its chain.
+    """
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname = False
+    trusting.load_verify_locations(certificate)
+    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _WHENEVER
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(to_client, to_server)
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    for side in (client, server, client):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLError:
+            return None
+    try:
+        expires = (client.getpeercert() or {}).get("notAfter")
+    except ValueError:
+        return None  # the handshake takes more steps
+    if not isinstance(expires, str):
+        return None
+    return dt.datetime.fromtimestamp(ssl.cert_time_to_seconds(expires), dt.UTC)
+
+
+def days_until(expires: dt.datetime | None) -> int | None:
+    """Return for how many whole days a certificate is valid yet, below 0 if it is not; None if not known."""
+    return None if expires is None else (expires - dt.datetime.now(dt.UTC)).days

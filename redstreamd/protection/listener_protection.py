@@ -7,6 +7,7 @@ Asking a client for it is the transport's.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import hmac
 import re
@@ -22,9 +23,12 @@ import trio
 from redstreamd.errors import SettingsError
 from redstreamd.protection.certificate_files import (
     VERSIONS,
+    WARN_DAYS,
     TlsFileError,
     Version,
     check_readable,
+    days_until,
+    expiry_of,
     load_certificate,
 )
 from redstreamd.protection.secret_files import check_private, unusable, version_of
@@ -47,11 +51,13 @@ class Credentials:
         context: For the side of the server; None if no TLS is spoken.
         asks_certificate: Whether clients show a certificate, and have its name.
         digests: SHA-256 of each token that is valid; none if no token is asked for.
+        expires: When the daemon's certificate expires; None if there is none, or that cannot be told.
     """
 
     context: ssl.SSLContext | None
     asks_certificate: bool
     digests: tuple[bytes, ...] = attrs.field(repr=False)
+    expires: dt.datetime | None = None
 
     def accepts(self, token: str) -> bool:
         """Return whether a token is valid, in a time that does not depend on what it has in common."""
@@ -112,9 +118,12 @@ class Demands(msgspec.Struct, frozen=True):
         ):
             if path is not None:
                 _check_private(key, path)
-        context = None if self.certificate_file is None else self._context(self.certificate_file)
         digests = () if self.token_file is None else _digests(self.token_file)
-        return Credentials(context, self.client_ca_file is not None, digests)
+        if self.certificate_file is None:
+            return Credentials(None, self.client_ca_file is not None, digests)
+        context = self._context(self.certificate_file)
+        expires = expiry_of(context, self.certificate_file)
+        return Credentials(context, self.client_ca_file is not None, digests, expires)
 
     def _context(self, certificate: str) -> ssl.SSLContext:
         # Nothing older than TLS 1.2, and no compression, as its defaults say.
@@ -145,18 +154,29 @@ class Protection:
         demands: The files.
     """
 
-    def __init__(self, demands: Demands, *, on_problem: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        demands: Demands,
+        *,
+        on_problem: Callable[[str], None] = lambda _: None,
+        on_expiring: Callable[[str, int], None] = lambda _, __: None,
+    ) -> None:
         """Read the files. Blocks.
 
         Args:
             demands: The files.
             on_problem: Called with the reason if changed files cannot be used; the former go on being used.
+            on_expiring: Called with the certificate's file and the days that it is valid yet, below 0 if it
+                is not, once for each number of days.
 
         Raises:
             SettingsError: They cannot be used.
         """
         self.demands = demands
         self.on_problem = on_problem
+        self.on_expiring = on_expiring
+        # The days left that were told last.
+        self._told_days: int | None = None
         self._versions = demands.versions()
         # Those that could not be used, if that was told.
         self._unusable: tuple[object, ...] | None = None
@@ -169,7 +189,15 @@ class Protection:
         if now >= self._looked_at + LOOK_SECONDS:
             self._looked_at = now
             await trio.to_thread.run_sync(self._renew)
+            self.tell_expiring()
         return self._credentials
+
+    def tell_expiring(self) -> None:
+        """Report a certificate that has expired or soon does."""
+        left, path = days_until(self._credentials.expires), self.demands.certificate_file
+        if left is not None and path is not None and left < WARN_DAYS and left != self._told_days:
+            self._told_days = left
+            self.on_expiring(path, left)
 
     def _renew(self) -> None:
         versions = self.demands.versions()

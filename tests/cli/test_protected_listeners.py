@@ -88,6 +88,8 @@ def test_call_and_status_reach_it_and_the_certificate_is_the_sender(site: Site) 
     assert senders(site)[-1] == "tcp/cert:ann.example"
     status = site.run("status", "--json", *site.words)
     assert status.returncode == 0, status.stderr
+    # The certificates of the test do not last long.
+    assert site.daemon.log.count("daemon.pem expires within a day") == 1
     assert json.loads(status.stdout)["clients"]["accepted"] > 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import resource
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 from redstreamd.protection import listener_protection
 from redstreamd.protection.listener_protection import Demands, Protection
+from tests.support.certificates import Authority
+
+DAY = dt.timedelta(days=1)
 
 
 async def test_a_change_that_cannot_be_read_now_is_read_once_it_can(
@@ -32,3 +36,26 @@ async def test_a_change_that_cannot_be_read_now_is_read_once_it_can(
     assert "Too many open files" in told
     assert not (await protection.current()).accepts("the-first-token-ever")
     assert len(problems) == 1
+
+
+async def test_a_certificate_that_expires_is_told_of_once_and_again_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_protection, "LOOK_SECONDS", 0.0)
+    authority, told = Authority(tmp_path), []
+
+    def renewed(until: dt.timedelta) -> Demands:
+        own = authority.issue("daemon", "localhost", since=-9 * DAY, until=until)
+        return Demands(certificate_file=own.certificate, key_file=own.key)
+
+    protection = Protection(
+        renewed(-2 * DAY), on_expiring=lambda path, left: told.append((Path(path).name, left))
+    )
+    for until, days in ((None, -3), (5.5 * DAY, 5), (40 * DAY, None), (-0.5 * DAY, -1)):
+        if until is not None:
+            renewed(until)
+        for _ in range(2):
+            credentials = await protection.current()
+        assert credentials.expires is not None
+        assert told == ([] if days is None else [("daemon.pem", days)])
+        told.clear()
