@@ -89,8 +89,9 @@ class MessageReader:
         self._is_rejected = False
         self.message_received = LateEvent()
         self.input_ended = LateEvent()
-        # How many more messages the task may have served whether the turn is over or not.
-        self._at_once = 0
+        # For the task: how many more messages may be served whether the turn is over or not, and the line
+        # that it is to handle.
+        self._at_once, self._refused = 0, b""
         if state is not None:
             self.splitter.resume(state.unread, state.long_lines)
             self.message_received.set()
@@ -123,7 +124,14 @@ class MessageReader:
             # It may send more while it reads.
             await self._outbox.wait_written()
 
-    def take(self, data: bytes | None, at_once: int = _AT_ONCE, *, was_held_back: bool = False) -> Left:
+    def take(
+        self,
+        data: bytes | None,
+        at_once: int = _AT_ONCE,
+        *,
+        was_held_back: bool = False,
+        by_task: bool = False,
+    ) -> Left:
         """Take what was received, and serve plain calls until something has to be waited for.
 
         Args:
@@ -131,6 +139,8 @@ class MessageReader:
             at_once: So many messages are served whether the turn is over or not.
             was_held_back: Whether it was waited until fewer commands of the process wait: then others who
                 wait for that come after the next message.
+            by_task: Whether the task calls, which handles at once what is no plain call; else that is put
+                back.
         """
         splitter = self.splitter
         if data is not None:
@@ -157,7 +167,10 @@ class MessageReader:
             if splitter.held:
                 splitter.took(line)
             if not session.take_call(decode(line, limits), len(line), outbox):
-                splitter.put_back(line)
+                if by_task:
+                    self._refused = line
+                else:
+                    splitter.put_back(line)
                 left = Left.FOR_TASK
                 break
             was_held_back = False
@@ -207,7 +220,7 @@ class MessageReader:
                 at_once = 1 if turn.is_shared else _AT_ONCE_ALONE
                 continue
             before = len(lines)
-            left = self.take(None, at_once, was_held_back=was_held_back)
+            left = self.take(None, at_once, was_held_back=was_held_back, by_task=True)
             if len(lines) < before:
                 was_held_back = has_turn = False
             at_once = self._at_once
@@ -219,13 +232,14 @@ class MessageReader:
             elif left is Left.MESSAGES or (left is Left.LONG and turn.is_shared and not has_turn):
                 must_wait = True
             else:
-                line = lines.pop()
-                if splitter.held:
-                    splitter.took(line)
                 if left is Left.LONG:
+                    line = lines.pop()
+                    if splitter.held:
+                        splitter.took(line)
                     taken = await session.take_long(line, outbox)
                     turn.work_for(account)
                 else:
+                    line, self._refused = self._refused, b""
                     taken = False
                 if not taken:
                     await self._handle(line)

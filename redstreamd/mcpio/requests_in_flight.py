@@ -92,7 +92,8 @@ class RequestsInFlight:
         if exchange.method == "initialize" and exchange.size > MAX_INITIALIZE_BYTES:
             message = f"initialize must not be longer than {MAX_INITIALIZE_BYTES} bytes"
             return Rejection(INVALID_REQUEST, message, exchange.id)
-        if self._exchanges and self._bytes + exchange.size <= limits.max_bytes_in_flight:
+        # A single request is only refused for want of memory.
+        if not self._exchanges or self._bytes + exchange.size <= limits.max_bytes_in_flight:
             if self._share is not None:
                 self._share.holder.on_refused()
             message = f"{jsonrpc.memory_exceeded(limits)}; the request was not executed, send it again later"
