@@ -14,9 +14,10 @@ from tests.support.servers import Server
 
 #: The most that plain calls of stream_add may pass: each of many, all of those, and a lone one.
 #: To read a call means to read the first. All of them together are read, have a turn, are sent and are told.
-MOST_OF_EACH: Final = (22, 17)
-MOST_OF_ALL: Final = (20, 14)
-MOST_OF_ONE: Final = (40, 28)
+#: A busy machine may have the turn asked about once more, and so on: the last two have room for that.
+MOST_OF_EACH: Final = (21, 16)
+MOST_OF_ALL: Final = (20, 15)
+MOST_OF_ONE: Final = (39, 28)
 
 
 @pytest.fixture(params=["handshake", "modern"])
@@ -33,8 +34,6 @@ def test_a_plain_call_passes_few_modules_and_functions(passed: Passed) -> None:
     for functions in (passed.functions, passed.of_each):
         packages = {module.split(".")[1] for module in modules_of(functions)}
         assert {"mcpio", "mcp_server", "redisio", "streams", "tools"} <= packages
-    # A lone call passes nothing else than many do.
-    assert set(passed.functions) <= {*passed.of_each, *passed.of_all}
     for functions, (most, most_modules) in (
         (passed.of_each, MOST_OF_EACH),
         (passed.of_all, MOST_OF_ALL),
