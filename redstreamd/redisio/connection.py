@@ -34,9 +34,10 @@ from redis.exceptions import RedisError
 
 from redstreamd.admission.turns import turns
 from redstreamd.errors.defects import report_defect
+from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio import Arg, connect_errors
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
-from redstreamd.redisio.dialing import dial
+from redstreamd.redisio.dialing import open_stream, secure
 from redstreamd.redisio.liveness import Liveness
 from redstreamd.redisio.login import log_in, login_timed_out, refused
 from redstreamd.redisio.pipeline import Pipeline
@@ -131,7 +132,7 @@ class Connection:
         )
         self._liveness = Liveness(
             self.pipeline,
-            self._end,
+            self._end_unanswered,
             reply_timeout=reply_timeout,
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
@@ -245,9 +246,8 @@ class Connection:
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
         login_deadline = trio.current_time() + self._target.connect_timeout
-        stream = await dial(self._target, login_deadline)
-        if isinstance(stream, Problem):
-            self._end(stream)
+        stream = await self._dial(login_deadline)
+        if stream is None:
             return
         async with stream, trio.open_nursery() as nursery:
             try:
@@ -290,6 +290,22 @@ class Connection:
         self._traffic.connections += 1
         task_status.started()
 
+    async def _dial(self, deadline: float) -> trio.abc.Stream | None:
+        """Connect and, if so configured, speak TLS; None if that failed."""
+        target = self._target
+        transport: trio.SocketStream | None = None
+        with trio.CancelScope(deadline=deadline):
+            try:
+                transport = await open_stream(target)
+                if target.path is None and target.tls is not None:
+                    return await secure(transport, target.tls, target.host)
+                return transport
+            except (OSError, ValueError, trio.BrokenResourceError, TlsFileError) as error:
+                self._end(connect_errors.not_connected(target, error))
+                return None
+        self._end((connect_errors.timed_out if transport is None else connect_errors.tls_timed_out)(target))
+        return None
+
     async def _log_in_step(self, *args: Arg) -> Any:
         return await self.pipeline.enqueue(args).reply()
 
@@ -300,6 +316,9 @@ class Connection:
             self._problem = problem if operator is None else operator.adapted(problem)
             self.pipeline.close(self._problem)
             self._scope.cancel()
+
+    def _end_unanswered(self, what: str, seconds: float) -> None:
+        self._end(connect_errors.unanswered(what, seconds))
 
     def _start(self, task: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Start a task of the connection; only while it has no problem."""

@@ -9,9 +9,6 @@ from typing import Final
 
 import trio
 
-from redstreamd.protection.certificate_files import TlsFileError
-from redstreamd.redisio import connect_errors
-from redstreamd.redisio.redis_errors import Problem
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
 
@@ -25,20 +22,6 @@ UNACKNOWLEDGED_MS: Final = 1_500
 _KEEPALIVE_IDLE: Final = 10
 _KEEPALIVE_INTERVAL: Final = 1
 _KEEPALIVE_PROBES: Final = 3
-
-
-async def dial(target: Target, deadline: float) -> trio.abc.Stream | Problem:
-    """Connect and, if so configured, speak TLS; return why, if that failed or took until the deadline."""
-    transport: trio.SocketStream | None = None
-    with trio.CancelScope(deadline=deadline):
-        try:
-            transport = await open_stream(target)
-            if target.path is None and target.tls is not None:
-                return await secure(transport, target.tls, target.host)
-            return transport
-        except (OSError, ValueError, trio.BrokenResourceError, TlsFileError) as error:
-            return connect_errors.not_connected(target, error)
-    return (connect_errors.timed_out if transport is None else connect_errors.tls_timed_out)(target)
 
 
 async def open_stream(target: Target) -> trio.SocketStream:

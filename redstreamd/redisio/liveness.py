@@ -8,9 +8,8 @@ from collections.abc import Callable
 import trio
 from redis.exceptions import RedisError
 
-from redstreamd.redisio import connect_errors
 from redstreamd.redisio.pipeline import Pipeline
-from redstreamd.redisio.redis_errors import NotSent, Problem, QueueFull
+from redstreamd.redisio.redis_errors import QueueFull
 from redstreamd.redisio.redis_request import SECOND_LOOK_SECONDS
 
 
@@ -24,7 +23,7 @@ class Liveness:
     def __init__(
         self,
         pipeline: Pipeline,
-        end: Callable[[Problem], None],
+        end: Callable[[str, float], None],
         *,
         reply_timeout: float,
         ping_interval: float,
@@ -35,7 +34,7 @@ class Liveness:
 
         Args:
             pipeline: The requests.
-            end: Called with the reason when the server is given up.
+            end: Called when the server is given up, with what it did not answer within so many seconds.
             reply_timeout: See `Connection`, as for all that follow.
             ping_interval: Likewise.
             ping_timeout: Likewise.
@@ -66,7 +65,7 @@ class Liveness:
                 # If this process was held up itself, the replies are there and not yet read.
                 await trio.sleep(SECOND_LOOK_SECONDS)
                 if awaited.oldest_deadline == due:
-                    self._end(connect_errors.unanswered("a command", self._reply_timeout))
+                    self._end("a command", self._reply_timeout)
                     return
                 continue
             await trio.sleep_until(due)
@@ -76,6 +75,8 @@ class Liveness:
         pipeline = self._pipeline
         while True:
             await trio.sleep(self._ping_interval)
+            if pipeline.is_closed:
+                return
             # Behind other requests, such as a large read, their own deadline has to do.
             seconds = math.inf if pipeline.in_flight else self._ping_timeout
             started = trio.current_time()
@@ -87,7 +88,7 @@ class Liveness:
                     if not request.sent:
                         continue  # it was taken back; others were sent before
                     if pipeline.in_flight == 1:
-                        self._end(connect_errors.unanswered("PING", self._ping_timeout))
+                        self._end("PING", self._ping_timeout)
                         return
                     # Those who asked meanwhile have the time of a command.
                     await request.reply()
@@ -95,6 +96,6 @@ class Liveness:
                 # LOADING, BUSY and MISCONF are signs of life as well.
                 if self._on_ping_refused is not None:
                     self._on_ping_refused(error)
-            except (QueueFull, NotSent):
+            except QueueFull:
                 continue  # others wait for replies, which is as good a test
             self.round_trip_seconds = trio.current_time() - started

@@ -109,6 +109,11 @@ class Pipeline:
         self._problem: Problem | None = None
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more commands."""
+        return self._problem is not None
+
+    @property
     def queued(self) -> int:
         """Requests not yet sent, deferred ones included."""
         return len(self._outbox) + self._deferred.count
