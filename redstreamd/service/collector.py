@@ -73,8 +73,9 @@ class Collector(trio.abc.Instrument):
         self._seconds = self._longest = 0.0
         self._recent = RecentMaximum(_RECENT_SECONDS)
         self._blocks = 0
-        # When the next collection is due, in the time of the thread, which goes on only with work.
-        self._due = math.inf
+        # When the next collection is due, in the time of the thread, which goes on only with work; and when
+        # that is looked at, by a clock that costs less.
+        self._due = self._look_at = math.inf
 
     def settle(self) -> None:
         """Take what the start has made out of sight, and keep pauses short from now on. Idempotent."""
@@ -88,7 +89,7 @@ class Collector(trio.abc.Instrument):
         gc.set_threshold(_YOUNG_OBJECTS)
         gc.callbacks.append(self._note)
         self._blocks = sys.getallocatedblocks()
-        self._due = 0.0
+        self._due = self._look_at = 0.0
 
     def statistics(self) -> CollectorStatistics:
         """Return a snapshot."""
@@ -123,10 +124,15 @@ class Collector(trio.abc.Instrument):
 
         At the end of a pass: what it has queued is written, and fewer requests are under way than before.
         """
+        now = time.perf_counter()
+        if now < self._look_at:
+            return
         used = time.thread_time()
         if used >= self._due:
             self._due = used + _YOUNG_SECONDS
             gc.collect(0)
+        # The thread does not run for longer than time passes.
+        self._look_at = now + self._due - used
 
     def collect(self) -> None:
         """Free the cycles among what came since the last collection, and the blocks kept for new objects.
