@@ -9,6 +9,7 @@ both.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import accumulate, chain
 from operator import attrgetter
@@ -45,6 +46,9 @@ class _Lines(msgspec.Struct):
         between = self.between
         row = [""] * (2 * len(between) - 1)
         row[::2] = between
+        if len(self.columns[0]) == 1:
+            row[1::2] = [column[0] for column in self.columns]
+            return row
         pieces = row * len(self.columns[0])
         for place, column in enumerate(self.columns):
             pieces[2 * place + 1 :: len(row)] = column
@@ -135,19 +139,23 @@ def _alike(stream: str, entries: Sequence[RawEntry], most: int, *, end: str = "}
     flat: list[Any] = []
     for of_one in words:
         flat += of_one
-    members = MEMBERS[tuple(first[::2])]
-    if not members or flat[::2] != first[::2] * count:
+    names = tuple(first[::2])
+    members = MEMBERS[names]
+    if not members or (count > 1 and flat[::2] != first[::2] * count):
         return None
     values = 2 * len(members)
-    # Of what is reserved the values are the same, too.
-    for place in range(values + 1, each, 2):
-        if flat[place::each].count(first[place]) < count:
-            return None
-    shape = _shape(stream, members, first[values:])
+    if count > 1:
+        # Of what is reserved the values are the same, too.
+        for place in range(values + 1, each, 2):
+            if flat[place::each].count(first[place]) < count:
+                return None
+    reserved = tuple(first[values:])
+    # What has small names and reserved fields is remembered, as their meanings are.
+    is_small = names in MEMBERS and reserved in RESERVED_PART
+    shape = (_remembered_shape if is_small else _shape)(stream, members, reserved, end)
     if shape is None:
         return None
     between, as_json = shape
-    between[-1] += end
     if count * sum(map(len, between)) > 4 * most:
         return None
     try:
@@ -165,15 +173,19 @@ def _alike(stream: str, entries: Sequence[RawEntry], most: int, *, end: str = "}
 
 
 def _shape(
-    stream: str, members: Sequence[str], end: Sequence[bytes | str]
+    stream: str, members: Sequence[str], reserved: tuple[bytes | str, ...], end: str
 ) -> tuple[list[str], list[int]] | None:
     """Return what is before, between and behind an entry's ID, time and values, and which of these are JSON.
 
-    Without the brace at its end.
+    Both are not to be changed. None if the entry is not usual.
 
-    None if the entry is not usual.
+    Args:
+        stream: Its stream.
+        members: The names of its values.
+        reserved: Its reserved fields, each with its value.
+        end: What ends it.
     """
-    read = RESERVED_PART[tuple(end)]
+    read = RESERVED_PART[reserved]
     if read is None or read[1].released is not None:
         return None
     as_json, stamp = read
@@ -189,7 +201,12 @@ def _shape(
     for name in ("sender", "correlation_id", "reply_to"):
         if (text := getattr(stamp, name)) is not None:
             between[-1] += f',"{name}":{_json(text)}'
+    between[-1] += end
     return between, [place for place, name in enumerate(members) if name in as_json]
+
+
+#: The same entries come again and again.
+_remembered_shape: Final = functools.lru_cache(maxsize=256)(_shape)
 
 
 def _texts(columns: list[list[Any]], as_json: Sequence[int], most: int) -> list[list[str]] | None:

@@ -28,18 +28,16 @@ class Deadline:
         self.at = at
         self.call: Callable[[], None] | None = call
 
-    def __lt__(self, other: Deadline) -> bool:
-        """Compare by time, for the heap."""
-        return self.at < other.at
-
 
 class Deadlines:
     """Deadlines by time. Removing one is cheap, as most are removed before their time."""
 
     def __init__(self) -> None:
         """Begin empty."""
-        # A heap. Invariant: _removed of them have no function any more.
-        self._heap: list[Deadline] = []
+        # A heap, by time and then by number, which no two have. Invariant: _removed of them have no function
+        # any more.
+        self._heap: list[tuple[float, int, Deadline]] = []
+        self._number = 0
         self._removed = 0
         # When the task looks next, and what lets it look sooner.
         self._next_look = math.inf
@@ -52,7 +50,8 @@ class Deadlines:
     def add(self, at: float, call: Callable[[], None]) -> Deadline:
         """Call a function, which must not block or raise, once it is `at` by trio's clock."""
         deadline = Deadline(at, call)
-        heapq.heappush(self._heap, deadline)
+        self._number += 1
+        heapq.heappush(self._heap, (at, self._number, deadline))
         if at < self._next_look:
             self._next_look = at
             self._sooner.set()
@@ -65,7 +64,7 @@ class Deadlines:
         deadline.call = None
         self._removed += 1
         if self._removed > max(_MAX_REMOVED, len(self._heap) // 2):
-            self._heap = [each for each in self._heap if each.call is not None]
+            self._heap = [each for each in self._heap if each[2].call is not None]
             heapq.heapify(self._heap)
             self._removed = 0
 
@@ -74,14 +73,14 @@ class Deadlines:
         while True:
             self._sooner = trio.Event()
             self._call_overdue()
-            self._next_look = self._heap[0].at if self._heap else math.inf
+            self._next_look = self._heap[0][0] if self._heap else math.inf
             with trio.move_on_at(self._next_look):
                 await self._sooner.wait()
 
     def _call_overdue(self) -> None:
         now = trio.current_time()
-        while self._heap and (self._heap[0].at <= now or self._heap[0].call is None):
-            deadline = heapq.heappop(self._heap)
+        while self._heap and (self._heap[0][0] <= now or self._heap[0][2].call is None):
+            _, _, deadline = heapq.heappop(self._heap)
             call, deadline.call = deadline.call, None
             if call is None:
                 self._removed -= 1

@@ -53,6 +53,8 @@ def time_of(entry_id: str) -> str:
 
 def times_of(entry_ids: Sequence[str]) -> list[str]:
     """Return of each of some IDs that Redis gave what `time_of` returns."""
+    if len(entry_ids) == 1:
+        return [time_of(entry_ids[0])]
     parts = "-".join(entry_ids).split("-")
     if len(parts) != 2 * len(entry_ids) or max(map(len, entry_ids)) > _USUAL_LENGTH:
         return [time_of(each) for each in entry_ids]

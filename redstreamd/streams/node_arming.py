@@ -173,7 +173,6 @@ class NodeArming:
         except (ConnectionEnded, BusError):
             self._keys.all[name].arming = 0
             return None
-        self._unanswered += 1
         return request
 
     def look(self, name: bytes, then: Callable[[Any], None]) -> None:
@@ -290,30 +289,31 @@ class NodeArming:
     def _on_read(
         self, name: bytes, arming: int, reader: Watcher, then: Callable[[Any], None], reply: Any
     ) -> None:
-        if isinstance(reply, Exception):
+        key = None
+        if not isinstance(reply, Exception):
+            key = self._keys.note(name, arming, self, armed=self.is_tracking)
+        try:
             then(reply)
-            self._on_answer([name], arming, reply)
-            return
-        self._count_answer()
-        key = self._keys.note(name, arming, self, armed=self.is_tracking)
-        then(reply)
-        if key is not None:
-            for watcher in tuple(key.watchers):
-                if watcher is not reader:
-                    watcher.wake()
+        finally:
+            if key is not None:
+                for watcher in tuple(key.watchers):
+                    if watcher is not reader:
+                        watcher.wake()
+            elif isinstance(reply, Exception):
+                self._on_error([name], arming, reply)
 
-    def _count_answer(self) -> None:
+    def _on_answer(self, names: list[bytes], arming: int, reply: Any) -> None:
         self._unanswered -= 1
         if not self._unanswered:
             self._answered.set()
-
-    def _on_answer(self, names: list[bytes], arming: int, reply: Any) -> None:
-        self._count_answer()
-        if not isinstance(reply, Exception):
+        if isinstance(reply, Exception):
+            self._on_error(names, arming, reply)
+        else:
             self._keys.end(names, arming, self, armed=self.is_tracking, is_absent=reply == 0)
-            return
+
+    def _on_error(self, names: list[bytes], arming: int, error: Exception) -> None:
         names = [name for name in names if self._keys.is_arming(name, arming)]
-        if isinstance(reply, ConnectionEnded):
+        if isinstance(error, ConnectionEnded):
             self.enqueue(names)
         elif names:
             self._failed.update(dict.fromkeys(names, arming))

@@ -113,8 +113,8 @@ class Place:
         if last_id is None:
             return
         (name,) = self.keys
-        if hub.is_end(name, last_id):
-            self._nothing_since = hub.armed_by(self.keys)
+        if number := hub.nothing_after(name, last_id):
+            self._nothing_since = (number,)
             self._plan = self._search.plan(self._position, is_end=True)
             self.watch()
 
@@ -271,8 +271,9 @@ class Place:
     def _end(self, look: Look) -> None:
         self._is_looking = False
         sleepers = self._sleepers
-        if look.is_end:
-            self._note_end(look.position)
+        if look.end is not None:
+            (name,) = self.keys
+            self._places.hub.note_end(name, self._armed_by[0], look.end)
         if look.result is ReadResult.FOUND:
             looks = self._looks
             sleepers.tell([each for each in sleepers if each.since <= looks], look.found)
@@ -285,11 +286,6 @@ class Place:
         self._end_empty(look.position)
         if sleepers and not self._is_looking and look.result is ReadResult.MORE:
             self._look()
-
-    def _note_end(self, position: Hashable) -> None:
-        if len(self.keys) == 1 and (last_id := self._search.last_id(position)) is not None:
-            (name,) = self.keys
-            self._places.hub.note_end(name, self._armed_by[0], last_id)
 
     def _end_empty(self, position: Hashable) -> None:
         """Tell those whose time is over that there is nothing, and let the others sleep."""

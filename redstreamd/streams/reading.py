@@ -441,12 +441,13 @@ class _NextEntries:
 
         def read(batch: Batch) -> Look:
             if not batch.entries:
-                return Look(ReadResult.EMPTY, position, is_end=not batch.has_more)
-            last_id, more = batch.entries[-1].id, batch.has_more
+                return Look(ReadResult.EMPTY, position, end=None if batch.has_more else at)
+            last_id = batch.entries[-1].id
+            end = None if batch.has_more else last_id
 
             def found(entries: list[RawEntry]) -> Look:
                 waited = Waited([(stream, entry) for entry in entries], {stream: at}, {stream: last_id}, [])
-                return Look(ReadResult.FOUND, (last_id,), waited, is_end=not more)
+                return Look(ReadResult.FOUND, (last_id,), waited, end)
 
             return self._reader.encryption.open_page(stream, batch.entries, found)
 
@@ -459,8 +460,9 @@ class _NextEntries:
         more = await self._reader.read_next(self.streams, positions, found, self._count, self._wanted)
         # With a filter there may be more although nothing matched.
         result = ReadResult.FOUND if found else ReadResult.MORE if more else ReadResult.EMPTY
-        waited = Waited(found, start, positions, [])
-        return Look(result, tuple(positions.values()), waited, is_end=result is ReadResult.EMPTY)
+        reached = tuple(positions.values())
+        end = self.last_id(reached) if result is ReadResult.EMPTY else None
+        return Look(result, reached, Waited(found, start, positions, []), end)
 
     def nothing(self, position: tuple[str, ...]) -> Waited:
         at = dict(zip(self.streams, position, strict=True))

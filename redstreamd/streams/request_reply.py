@@ -299,7 +299,7 @@ class _Reply:
                     return self._encryption.open_page(reply_to, [entry], partial(_found, at))
             if page.has_more:
                 raise UnfinishedError(partial(self.read, at))
-            return Look(ReadResult.EMPTY, at, is_end=True)
+            return Look(ReadResult.EMPTY, at, end=at)
 
         return self._pages.plan(
             reply_to, f"({position}", "+", max_entries=self._at_once, max_bytes=_PAGE_BYTES

@@ -61,7 +61,8 @@ class Sleepers:
     def wake_by(self, at: float, on_time: Callable[[], None]) -> None:
         """Call a function once no later than at a time, by trio's clock: the same for all calls."""
         if at < self._alarm_at:
-            self.stop_alarm()
+            if self._alarm is not None:
+                self.stop_alarm()
             self._alarm_at = at
             # Not kept otherwise: it belongs to what has this.
             self._alarm = self._hub.deadlines.add(at, partial(self._ring, on_time))
@@ -83,16 +84,23 @@ class Sleepers:
         else:
             for sleeper in sleepers:
                 self.members.pop(sleeper, None)
-        self._hub.background.spread(self._telling(sleepers, Told(found, {})))
+        told = Told(found, {})
+        if len(sleepers) > TOLD_AT_ONCE:
+            self._hub.background.spread(self._tell_in_parts(sleepers, told))
+        else:
+            self._tell(sleepers, told)
 
-    def _telling(self, sleepers: Sequence[Sleeper], told: Told) -> Iterator[None]:
-        for number, sleeper in enumerate(sleepers, 1):
+    def _tell_in_parts(self, sleepers: Sequence[Sleeper], told: Told) -> Iterator[None]:
+        for begin in range(0, len(sleepers), TOLD_AT_ONCE):
+            self._tell(sleepers[begin : begin + TOLD_AT_ONCE], told)
+            yield
+
+    def _tell(self, sleepers: Sequence[Sleeper], told: Told) -> None:
+        for sleeper in sleepers:
             # Else it has left.
             if sleeper.place is not None:
                 self._end(sleeper)
                 sleeper.told(told)
-            if number % TOLD_AT_ONCE == 0:
-                yield
 
     def fail(self, sleeper: Sleeper, error: Exception) -> None:
         """Take a member out, and tell it an error."""

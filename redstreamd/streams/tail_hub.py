@@ -253,10 +253,10 @@ class TailHub:
         if key is not None and arming and key.armed == arming:
             key.end = arming, last_id
 
-    def is_end(self, name: bytes, last_id: str) -> bool:
-        """Return whether it was noted that nothing follows an entry, and every change since is pushed."""
+    def nothing_after(self, name: bytes, last_id: str) -> int:
+        """Return what `armed_by` returns for a key, if it was noted that nothing follows an entry; else 0."""
         key = self._keys.all.get(name)
-        return key is not None and key.armed > 0 and key.end == (key.armed, last_id)
+        return 0 if key is None or key.end != (key.armed, last_id) else key.armed
 
     def notify(self, key: str) -> None:
         """Wake the watchers of `key`, for changes that the server does not push, such as a release."""

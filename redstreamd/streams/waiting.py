@@ -40,13 +40,13 @@ class Look(msgspec.Struct, frozen=True):
         result: Whether something was found.
         position: Where the next read begins.
         found: What was found, for those who wait.
-        is_end: Whether nothing followed the position when it was read.
+        end: The entry ID that nothing followed when the only stream was read; None if that is not known.
     """
 
     result: ReadResult
     position: Hashable
     found: Any = None
-    is_end: bool = False
+    end: str | None = None
 
 
 class Search(Protocol):
