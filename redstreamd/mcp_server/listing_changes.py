@@ -8,8 +8,7 @@ streams, is `subscription_server`'s.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -51,7 +50,7 @@ class Connection(Protocol):
         ...
 
 
-class _Listen(msgspec.Struct, eq=False):
+class Listen(msgspec.Struct, eq=False):
     """A listen of the modern era: what it was told last, by kind, and how it is told."""
 
     principal: Principal
@@ -79,25 +78,23 @@ class ListingChanges:
         """Watch the kinds of listing, such as "tools", of which each is said what is offered to whom."""
         self._offered = offered
         self._listed: WeakKeyDictionary[Connection, dict[str, Names]] = WeakKeyDictionary()
-        self._listens: set[_Listen] = set()
+        self._listens: set[Listen] = set()
 
     def note(self, kind: str, connection: Connection) -> None:
         """Take note that a connection of the handshake era was given a list."""
         self._listed.setdefault(connection, {})[kind] = self._offered[kind](connection.principal)
 
-    @contextlib.contextmanager
-    def listening(
-        self, kinds: Iterable[str], principal: Principal, send: Callable[[str], None]
-    ) -> Iterator[None]:
-        """Call `send` with a kind whenever that list has changed for the principal, during the block."""
+    def listen(self, kinds: Iterable[str], principal: Principal, send: Callable[[str], None]) -> Listen:
+        """Call `send` with a kind whenever that list has changed for the principal, until `leave`."""
         known = {kind: self._offered[kind](principal) for kind in kinds}
-        listen = _Listen(principal, known, send)
+        listen = Listen(principal, known, send)
         if known:
             self._listens.add(listen)
-        try:
-            yield
-        finally:
-            self._listens.discard(listen)
+        return listen
+
+    def leave(self, listen: Listen) -> None:
+        """End a listen. Idempotent."""
+        self._listens.discard(listen)
 
     async def tell(self) -> None:
         """Tell all for whom something has changed. If cancelled, some were told."""

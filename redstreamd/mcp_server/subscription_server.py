@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any, Final
 
 import mcp_types
@@ -32,6 +31,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from redstreamd.errors import BusError, Code
 from redstreamd.mcp_server.listing_changes import ListingChanges
 from redstreamd.mcp_server.mcp_errors import request_error
+from redstreamd.mcp_server.open_listen import OpenListen
 from redstreamd.mcp_server.subscribable import Subscribable
 from redstreamd.mcp_server.update_lines import CURSORS_KEY, LIST, given_cursors
 from redstreamd.mcp_server.update_outlets import ConnectionHandle, ConnectionOutlet, ListenOutlet, Outlet
@@ -78,7 +78,7 @@ class SubscriptionServer:
     async def listen(
         self, ctx: Context, params: mcp_types.SubscriptionsListenRequestParams
     ) -> mcp_types.SubscriptionsListenResult:
-        """Serve one listen until the client cancels it or the daemon stops.
+        """Begin one listen, which lasts until the client cancels it or the daemon stops; see `OpenListen`.
 
         The acknowledgement names what is watched: URIs of resources that may exist, and the lists. A listen
         that was taken over from another process was acknowledged there, and continues from its cursors.
@@ -98,25 +98,24 @@ class SubscriptionServer:
         connection, request = _connection(ctx), ctx.request
         if connection is None or request is None:
             raise MCPError(mcp_types.INVALID_PARAMS, "This connection cannot listen.")
-        outlet = ListenOutlet(connection, request.exchange, cursors, tells_cursors=given is not None)
-        # The acknowledgement comes first.
-        subscriber = self._updates.open_subscriber(outlet, is_held=True)
         wanted = params.notifications
+        topics = self._topics(ctx, connection, wanted)
         asked = {"tools": wanted.tools_list_changed, "prompts": wanted.prompts_list_changed}
         kinds = [kind for kind, is_wanted in asked.items() if is_wanted]
-        with (
-            contextlib.closing(subscriber),
-            self._kept(subscriber, ctx.lifespan_context, outlet),
-            self._changes.listening(kinds, ctx.lifespan_context, outlet.send_list_changed),
-            self._topics(ctx, wanted) as topics,
-        ):
-            try:
-                versions = {
-                    name: await subscriber.add(name, topic, known=known.get(name))
-                    for name, topic in topics.items()
-                }
-            except BusError as error:
-                raise request_error(error) from error
+        principal, exchange = ctx.lifespan_context, request.exchange
+        outlet = ListenOutlet(connection, exchange, cursors, tells_cursors=given is not None)
+        # The acknowledgement comes first.
+        subscriber = self._updates.open_subscriber(outlet, is_held=True)
+        listed = self._changes.listen(kinds, principal, outlet.send_list_changed)
+        uris = len(topics.keys() - {LIST})
+        self._listening[connection.connection_id] += uris
+        self._open[subscriber] = principal, outlet
+        listen = OpenListen(exchange, subscriber, listed, uris, self._close_listen)
+        try:
+            versions = {
+                name: await subscriber.add(name, topic, known=known.get(name))
+                for name, topic in topics.items()
+            }
             # Without a checkpoint before the acknowledgement: a successor process finds both or neither.
             cursors.update(versions)
             if not taken_over:
@@ -135,9 +134,24 @@ class SubscriptionServer:
                     ),
                     related_request_id=request_id,
                 )
-            subscriber.release()
-            await subscriber.ended()
+        except BusError as error:
+            self._close_listen(listen)
+            raise request_error(error) from error
+        except BaseException:
+            self._close_listen(listen)
+            raise
+        subscriber.release()
+        exchange.lasting = listen.last
         return mcp_types.SubscriptionsListenResult(_meta=meta)
+
+    def _close_listen(self, listen: OpenListen) -> None:
+        connection_id = listen.exchange.session.connection_id
+        self._listening[connection_id] -= listen.uris
+        if not self._listening[connection_id]:
+            del self._listening[connection_id]
+        self._changes.leave(listen.listed)
+        del self._open[listen.subscriber]
+        listen.subscriber.close()
 
     async def subscribe(
         self, ctx: Context, params: mcp_types.SubscribeRequestParams
@@ -219,39 +233,22 @@ class SubscriptionServer:
                         await subscriber.add(LIST, list_now)
             await trio.lowlevel.checkpoint()
 
-    @contextlib.contextmanager
-    def _kept(self, subscriber: Subscriber, principal: Principal, outlet: Outlet) -> Iterator[None]:
-        """Let `reconfigure` look at a subscriber during the block."""
-        self._open[subscriber] = principal, outlet
-        try:
-            yield
-        finally:
-            del self._open[subscriber]
-
-    @contextlib.contextmanager
-    def _topics(self, ctx: Context, wanted: mcp_types.SubscriptionFilter) -> Iterator[dict[str, Topic]]:
-        """Yield the topics of a filter, and count them against the connection's limit for the block.
+    def _topics(
+        self, ctx: Context, connection: ConnectionHandle, wanted: mcp_types.SubscriptionFilter
+    ) -> dict[str, Topic]:
+        """Return the topics of a filter, URIs and the list.
 
         Raises:
             MCPError: TOO_MANY_SUBSCRIPTIONS.
         """
-        connection = _connection(ctx)
-        connection_id = "" if connection is None else connection.connection_id
-        most = self._max_uris - self._listening[connection_id]
+        most = self._max_uris - self._listening[connection.connection_id]
         uris = dict.fromkeys(wanted.resource_subscriptions or ())
         topics = self._subscribable.find_all(ctx, uris, most)
-        taken = len(topics)
-        if taken > most:
+        if len(topics) > most:
             raise request_error(self._too_many())
         if wanted.resources_list_changed:
             topics[LIST] = self._subscribable.list_for(ctx.lifespan_context)
-        self._listening[connection_id] += taken
-        try:
-            yield topics
-        finally:
-            self._listening[connection_id] -= taken
-            if not self._listening[connection_id]:
-                del self._listening[connection_id]
+        return topics
 
     def _outlet(self, connection: ConnectionHandle) -> ConnectionOutlet:
         """Return the outlet of a connection of the handshake era; opens its subscriber at the first call."""
@@ -261,17 +258,22 @@ class SubscriptionServer:
             outlet.subscriber = self._updates.open_subscriber(outlet)
             if connection.start_soon(functools.partial(self._keep, connection, outlet)):
                 self._outlets[connection.connection_id] = outlet
+            else:
+                # The connection is ending, and the caller about to be cancelled.
+                outlet.subscriber.close()
         return outlet
 
     async def _keep(self, connection: ConnectionHandle, outlet: ConnectionOutlet) -> None:
         """Keep a subscriber until the connection ends or the daemon stops."""
-        subscriber = outlet.subscriber
+        subscriber, ended = outlet.subscriber, trio.Event()
+        self._open[subscriber] = connection.principal, outlet
+        subscriber.on_ended = ended.set
+        subscriber.end_if_told()
         try:
-            with self._kept(subscriber, connection.principal, outlet):
-                await subscriber.ended()
+            await ended.wait()
         finally:
+            del self._open[subscriber], self._outlets[connection.connection_id]
             subscriber.close()
-            del self._outlets[connection.connection_id]
 
     def _too_many(self) -> BusError:
         return BusError(

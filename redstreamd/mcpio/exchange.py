@@ -69,6 +69,8 @@ class Exchange(msgspec.Struct, eq=False):
         progress_token: From the client, if it wants progress notifications.
         batched: Whether it came in a batch; then the answer is a batch.
         cursors: For `subscriptions/listen`: the last position reported of each stream, kept by the handler.
+        lasting: Set by a handler whose result is known, but whose request goes on without it: called with the
+            response, or None if the work was cut short meanwhile; it ends the exchange.
         on_cancel: Ends the work early; set by whoever does it. Each is called at most once; while it is
             called it may set another, for a `cut_short` that follows on a `drop`.
         is_open: Whether the work on it has not ended.
@@ -85,6 +87,7 @@ class Exchange(msgspec.Struct, eq=False):
     progress_token: RequestId | None = None
     batched: bool = False
     cursors: dict[str, str] | None = None
+    lasting: Callable[[bytes | None], None] | None = None
     on_cancel: Callable[[], None] | None = None
     is_open: bool = True
     is_dropped: bool = False

@@ -406,7 +406,7 @@ class Session:
         start_after: trio.Event | None,
         done: trio.Event | None,
     ) -> None:
-        """Run the handler of a request in the calling task, and answer.
+        """Run the handler of a request in the calling task, and answer, unless the request is `lasting`.
 
         There is no checkpoint between the handler's end and the answer, so a cancellation cannot arrive then.
 
@@ -438,7 +438,9 @@ class Session:
                     with trio.CancelScope(shield=True):
                         await start_after.wait()
                 done.set()
-        if line is None:
+        if exchange.lasting is not None:
+            exchange.lasting(line)
+        elif line is None:
             exchange.answer_unknown()
         else:
             exchange.answer(line)

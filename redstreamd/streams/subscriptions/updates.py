@@ -96,8 +96,8 @@ class Updates:
     def drain(self) -> None:
         """Let every subscriber end, now and from now on: the daemon is stopping."""
         self.draining = True
-        for subscriber in self._subscribers:
-            subscriber.wake()
+        for subscriber in list(self._subscribers):
+            subscriber.end_if_told()
 
     def open_subscriber(self, outlet: Outlet, *, is_held: bool = False) -> Subscriber:
         """Return a new subscriber, which the caller closes; if held, it sends nothing until `release`."""
@@ -115,9 +115,13 @@ class Updates:
 
 
 class Subscriber:
-    """Sends the changes of its topics; see `Updates.open_subscriber`."""
+    """Sends the changes of its topics; see `Updates.open_subscriber`.
 
-    __slots__ = ("_changes", "_feeds", "_is_sending", "_listeners", "_outlet", "_updates", "_woken")
+    Attributes:
+        on_ended: Called once the daemon is stopping and all changes were sent; perhaps more than once.
+    """
+
+    __slots__ = ("_changes", "_feeds", "_is_sending", "_listeners", "_outlet", "_updates", "on_ended")
 
     def __init__(self, updates: Updates, feeds: Feeds, outlet: Outlet, *, is_held: bool) -> None:
         """Made by `Updates`."""
@@ -129,7 +133,7 @@ class Subscriber:
         self._changes: dict[str, str] = {}
         # Whether `release` or a task will send them.
         self._is_sending = is_held
-        self._woken = trio.Event()
+        self.on_ended: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         """Return how many topics it subscribes to."""
@@ -200,18 +204,14 @@ class Subscriber:
         """Send the changes from now on; see `Updates.open_subscriber`."""
         self._is_sending = bool(self._changes) and self._outlet.start_soon(self._send_when_read)
 
-    async def ended(self) -> None:
-        """Return once the daemon is stopping and all changes were sent."""
-        while not self._updates.draining or self._changes:
-            self._woken = trio.Event()
-            await self._woken.wait()
-
-    def wake(self) -> None:
-        """Let `ended` look again."""
-        self._woken.set()
+    def end_if_told(self) -> None:
+        """Call `on_ended` if it is due."""
+        if self.on_ended is not None and self._updates.draining and not self._changes:
+            self.on_ended()
 
     def close(self) -> None:
         """End all its subscriptions."""
+        self.on_ended = None
         for name in list(self._listeners):
             self.remove(name)
         self._updates.forget(self)
@@ -226,4 +226,4 @@ class Subscriber:
                         self._outlet.send(name, version)
         finally:
             self._is_sending = False
-            self._woken.set()
+            self.end_if_told()
