@@ -7,9 +7,10 @@ when it was read before: a script takes Redis four times as long to look at 16 M
 Replies come over the bulk connection, so that no short reply waits behind them. A stream that had a large
 page is read over another one from then on, so that pages of other streams do not wait behind its.
 
-Redis executes what one connection has sent without serving others in between. So of a stream whose pages are
-not known to be small one read at a time goes over the bulk connection, where many are sent at once; those who
-ask meanwhile use the other connection, where one is sent at a time.
+Redis executes what one connection has sent without serving others in between. So of a stream of which nothing
+is known one page is looked at, over the bulk connection. Those who ask meanwhile send a short command behind
+it in the place of their reads; once that is answered they read as is right for what was found. A stream that
+had a large page is read over the other connection, where one command is sent at a time.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Pages:
         # Streams that had small pages only, and when a stream of which nothing is known was asked for.
         self._small: dict[str, None] = {}
         self._asked: dict[str, float] = {}
-        # Pages that are the last entry of a stream, and larger than they may be.
+        # Pages of one entry that is larger than they may be; no entry is known to follow it.
         self._oversized: dict[PageKey, None] = {}
         # What was read in this pass of trio's scheduler by `_new_batch`: key, when it was asked for, entries,
         # the sizes of all in the reply, and the ID of the one after them.
@@ -126,9 +127,14 @@ class Pages:
         self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True
     ) -> Plan[Batch]:
         """Plan to read entries; see `read`."""
+        key = PageKey(stream, "XRANGE" if forward else "XREVRANGE", first, last, max_entries, max_bytes)
+        return self._plan(key)
+
+    def _plan(self, key: PageKey, *, may_wait: bool = True) -> Plan[Batch]:
+        """Plan to read a page, or to wait for the first look at its stream, and then to read it."""
         if self._unnoted:
             self._note_new()
-        key = PageKey(stream, "XRANGE" if forward else "XREVRANGE", first, last, max_entries, max_bytes)
+        stream, last, max_entries = key.stream, key.last, key.max_entries
         now = trio.current_time()
         if self._ends.begins_at_end(key, now):
             end, count = last, min(max_entries, _MOST_UNMEASURED)
@@ -139,9 +145,13 @@ class Pages:
         elif key in self._oversized:
             end, count = last, 1
             read = partial(self._oversized_batch, key)
+        elif may_wait and self._is_looked_at(stream, now):
+            return Plan(
+                ("XLEN", stream), stream, partial(self._looked_at, key), retry_safe=True, role=Role.BULK
+            )
         else:
             return self._measured(key)
-        write = (key.command, stream, first, end, "COUNT", count + 1)
+        write = (key.command, stream, key.first, end, "COUNT", count + 1)
         return Plan(write, stream, read, retry_safe=True, role=self._role(stream, now))
 
     def plan_new(self, stream: str, last_id: str, max_entries: int, max_bytes: int) -> Plan[Batch] | None:
@@ -162,12 +172,25 @@ class Pages:
             return Role.BULK
         if stream in self._large:
             return Role.LARGE
-        asked = self._asked.get(stream)
-        # One whose reply is lost is over by then, too.
-        if asked is not None and now < asked + self._redis.command_timeout:
+        if self._is_looked_at(stream, now):
             return Role.LARGE
         _remember(self._asked, stream, now)
         return Role.BULK
+
+    def _is_looked_at(self, stream: str, now: float) -> bool:
+        """Return whether a stream of which nothing is known was asked for, and the reply has not come."""
+        asked = self._asked.get(stream)
+        # One whose reply is lost is over by then, too.
+        return asked is not None and now < asked + self._redis.command_timeout
+
+    def _looked_at(self, key: PageKey, _length: Any) -> Batch:
+        """Read a page of a stream that somebody else has looked at: the reply to that came before."""
+        raise UnfinishedError(partial(self._read_known, key))
+
+    async def _read_known(self, key: PageKey) -> Batch:
+        # The reply to the look was read in the same pass, and its task may come later in it.
+        await trio.lowlevel.checkpoint()
+        return await run_plan(self._redis, self._plan(key, may_wait=False))
 
     def _measured(self, key: PageKey) -> Plan[Batch]:
         """Plan to read a page whose size is not known."""
@@ -185,7 +208,9 @@ class Pages:
         size = _size(reply.entries)
         self._note(key.stream, is_large=reply.large or size > _LARGE_BYTES)
         if reply.large:
-            raise UnfinishedError(partial(self._read_measured, key))
+            if reply.alone:
+                _remember(self._oversized, key, None)
+            raise UnfinishedError(partial(self._read_known, key))
         batch = Batch(reply_parsing.entries(reply.entries), has_more=reply.beyond is not None)
         if len(batch.entries) == 1 and size > max(key.max_bytes, _LARGE_BYTES) and not batch.has_more:
             _remember(self._oversized, key, None)

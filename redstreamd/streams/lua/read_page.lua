@@ -2,11 +2,12 @@
 --
 -- KEYS stream
 -- ARGV command first last max_entries:int max_bytes:int most_bytes:int
--- REPLY entries beyond:text large:bool
+-- REPLY entries beyond:text large:bool alone:bool
 --
 -- command  XRANGE | XREVRANGE; first and last as it takes them
 -- most_bytes  of the page, for a connection that others wait for; 0 for no bound
 -- large  the page would have more than most_bytes: nothing is returned, it is to be asked for elsewhere
+-- alone  its first entry alone fills the page
 -- beyond  ID of the entry that follows, if there is one
 -- entries  {entry ID, {name, value, ...}}; of a page that fits, as JSON in one text, whose bytes need not be UTF-8
 
@@ -23,8 +24,14 @@ end
 -- The server takes longer to turn many texts of Lua into a reply than to encode them as JSON. That reserves six
 -- bytes for each byte, so not where entries may be large.
 local MAX_ENCODED = 1048576
+local function is_large()
+  return most_bytes > 0 and max_bytes - bytes_left > most_bytes
+end
+local function leave(page)
+  return reply({entries = {}, large = true, alone = #page == 1 and bytes_left <= 0})
+end
 local function read(page, beyond)
-  if most_bytes > 0 and max_bytes - bytes_left > most_bytes then return reply({entries = {}, large = true}) end
+  if is_large() then return leave(page) end
   local entries = page
   if #page > 0 and bytes_left > 0 and max_bytes <= MAX_ENCODED then entries = cjson.encode(page) end
   return reply({entries = entries, beyond = beyond})
@@ -43,6 +50,8 @@ while true do
     local values = entry[2]
     for each = 1, #values do bytes_left = bytes_left - #values[each] end
   end
+  -- What follows may be as large.
+  if is_large() then return leave(page) end
   if #entries < wanted then return read(page) end
   local reached = page[#page][1]
   if command == 'XRANGE' and reached == MAX_ID then return read(page) end
