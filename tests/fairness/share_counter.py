@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from redstreamd.admission import accounts, fair_queue, turns
-from redstreamd.redisio import pipeline
 
 charge = accounts.Account.charge
 
@@ -64,25 +63,28 @@ def tell(*_: object) -> None:
     CountedTurns.shares.clear()
 
 
-class FirstCome(fair_queue.FairQueue[Any]):
-    """The same queue without fair turns."""
+def first_come() -> None:
+    """Let who comes first be first in every queue, and let nobody pass."""
+    queue = fair_queue.FairQueue
+    push, remove = queue.push, queue.remove
+    places: dict[Any, dict[Any, accounts.Account]] = defaultdict(dict)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._places: dict[Any, accounts.Account] = {}
+    def add(self: Any, account: accounts.Account, item: Any) -> None:
+        push(self, account, item)
+        places[self][item] = account
 
-    def push(self, account: accounts.Account, item: Any) -> None:
-        super().push(account, item)
-        self._places[item] = account
+    def take_out(self: Any, account: accounts.Account, item: Any) -> bool:
+        places[self].pop(item, None)
+        return remove(self, account, item)
 
-    def pop(self) -> tuple[accounts.Account, Any]:
-        item, account = next(iter(self._places.items()))
-        self.remove(account, item)
+    def pop(self: Any) -> tuple[accounts.Account, Any]:
+        item, account = next(iter(places[self].items()))
+        take_out(self, account, item)
         return account, item
 
-    def remove(self, account: accounts.Account, item: Any) -> bool:
-        self._places.pop(item, None)
-        return super().remove(account, item)
+    queue.push, queue.remove, queue.pop = add, take_out, pop  # type: ignore[method-assign]
+    assert turns.is_behind is fair_queue.is_behind
+    turns.is_behind = lambda process: False
 
 
 if __name__ == "__main__":
@@ -91,8 +93,7 @@ if __name__ == "__main__":
     turns.Turns = CountedTurns  # type: ignore[misc]
     if sys.argv[1] == "--first-come":
         del sys.argv[1]
-        turns.FairQueue = pipeline.FairQueue = FirstCome  # type: ignore[misc, attr-defined]
-        turns.is_behind = lambda process: False  # type: ignore[attr-defined]
+        first_come()
     sys.argv[0] = str(Path(sys.executable).with_name("redstreamd"))
     sys.path.pop(0)  # this directory, which a program run by its path begins with
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -104,11 +104,12 @@ def measure(
     if sum(each["errors"] + each["closed"] for each in counted):
         raise RuntimeError(f"calls failed: {counted}")
     rates = [each["answers"] / each["seconds"] for each in counted]
-    found = [told[str(attacker.process.pid)] for attacker in attackers] if counts else []
+    # Who is not named was neither served nor seen: that is no share at all.
+    found = [told.get(str(attacker.process.pid), (0.0, 0.0)) for attacker in attackers] if counts else []
     return Shares(
         rates,
         sum(each["answers"] for each in counted) / used,
         seen,
-        [got / due for got, due in found],
-        [got / each["answers"] for (got, _), each in zip(found, counted, strict=False)],
+        [got / due if due else 0.0 for got, due in found],
+        [got / max(each["answers"], 1) for (got, _), each in zip(found, counted, strict=False)],
     )
