@@ -34,10 +34,10 @@ from tests.support.servers import Server
 #: So many times the goals of the times are allowed, because other programs have a part of the cores; what was
 #: measured is in docs/reliability.md.
 TIMES = 2.0
-#: Where the goals are not reached, or only just, so many times them. 51: Redis takes up to a tenth of a
-#: second for each call of the attacker, and nothing of ours can interrupt that. 52b, 55, 56b: parts of large
-#: messages and answers are handled at once.
-NOT_YET = {"51": 40, "52a": 3, "52b": 5, "55": 4, "56b": 6}
+#: Where the goals are not reached with what the soak has in Redis, so many times them. 51: to read and to
+#: handle an entry of 100 MiB takes Redis and the loop up to a tenth of a second each, and nothing of ours can
+#: interrupt that.
+NOT_YET = {"51": 10.0}
 #: What the daemon keeps of rows 45b and 54, in MiB; the goal is 98.
 LEFT_MIB = 224
 
@@ -68,6 +68,11 @@ def field(redis_server: Server) -> Iterator[Field]:
 @pytest.fixture(scope="module")
 def baseline(field: Field) -> Baseline:
     return Baseline([field.alone(1.0)])
+
+
+def allowed_times(row: Row, *, full: bool) -> float:
+    """Return how many times the goals of the times are allowed beside a row."""
+    return NOT_YET.get(row.name, TIMES) if full else TIMES
 
 
 def cases() -> Iterator[Any]:
@@ -110,7 +115,7 @@ def test_a_polite_client_is_served_beside(
     alone = baseline.all()
     record_property(FIGURE, brief(found, alone))
     field.judge()
-    times = NOT_YET.get(row.name, TIMES)
+    times = allowed_times(row, full=seconds >= 30)
     short = found.shortfalls(alone, fair=True, scaled=True, times=times, left_mib=LEFT_MIB)
     failures = [*found.polite.failures(timely=True), *found.broken]
     # The 99th percentile of few calls leaves out the longest.

@@ -16,7 +16,7 @@ from tests.fairness.__main__ import brief
 from tests.fairness.field import Field
 from tests.fairness.over_http import HTTP_ROWS
 from tests.fairness.rows import MIB, ROWS, Row
-from tests.fairness.test_rows import LEFT_MIB, NOT_YET, TIMES, Baseline
+from tests.fairness.test_rows import LEFT_MIB, Baseline, allowed_times
 from tests.support.http_daemon import running_http_daemon
 from tests.support.measured import measured
 from tests.support.servers import Server
@@ -75,7 +75,7 @@ def test_a_polite_client_is_served_beside(
     alone = baseline.all()
     record_property(FIGURE, f"over HTTP, polite by {way}: {brief(found, alone)}")
     field.judge()
-    times = NOT_YET.get(row.name, TIMES)
+    times = allowed_times(row, full=seconds >= 30)
     short = found.shortfalls(alone, fair=True, scaled=True, times=times, left_mib=LEFT_MIB)
     assert not [*found.polite.failures(), *found.broken]
     # The attacker was there.
