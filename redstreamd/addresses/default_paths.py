@@ -42,7 +42,7 @@ def default_socket(environ: Mapping[str, str] = os.environ, uid: int | None = No
 def candidates_for_clients(
     environ: Mapping[str, str] = os.environ, uid: int | None = None, *, temporary: str = _TEMPORARY
 ) -> list[str]:
-    """Return the sockets that a client tries, in order: `SOCKET_VARIABLE`'s, the user's, the service's.
+    """Return the sockets that a client tries that names none, in order: the user's, the service's.
 
     Sockets that another user could have created are left out.
 
@@ -53,8 +53,6 @@ def candidates_for_clients(
     """
     uid = os.geteuid() if uid is None else uid
     found: list[str] = []
-    if named := environ.get(SOCKET_VARIABLE):
-        found.append(named)
     if runtime := _runtime_directory(environ, uid):
         found.append(f"{runtime}/{_NAME}")
     else:

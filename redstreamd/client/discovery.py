@@ -117,7 +117,8 @@ def find_daemon(
     """Find the daemon and connect to it.
 
     Args:
-        named: The only address to try, see `parse_address`; without it, the usual places in their order.
+        named: The only address to try, see `parse_address`; without it the one of `SOCKET_VARIABLE`, and
+            without that the usual places in their order. Who names a daemon is served by no other one.
         access: What is shown to it over TCP.
         now: A clock in seconds, and `sleep`, which waits by it.
         sleep: See above.
@@ -127,14 +128,12 @@ def find_daemon(
         NotAnAddressError: The address is not valid.
         AccessError: The certificates or the token cannot be used, or the daemon's cannot be trusted.
     """
-    named = unquoted(named or "")
+    option, variable = unquoted(named or ""), unquoted(os.environ.get(SOCKET_VARIABLE, ""))
+    named = option or variable
     if named:
-        addresses = {named: parse_address(named, "--socket")}
+        addresses = {named: parse_address(named, "--socket" if option else SOCKET_VARIABLE)}
     else:
-        variable = unquoted(os.environ.get(SOCKET_VARIABLE, ""))
-        addresses = {variable: parse_address(variable, SOCKET_VARIABLE)} if variable else {}
-        usual = candidates_for_clients({**os.environ, SOCKET_VARIABLE: ""})
-        addresses |= {each: Address("unix", path=each) for each in usual}
+        addresses = {each: Address("unix", path=each) for each in candidates_for_clients(os.environ)}
     places = list(addresses)
     deadline = now() + RESTART_GRACE
     while True:

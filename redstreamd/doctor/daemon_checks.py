@@ -66,7 +66,7 @@ async def check_socket(
             f"{placeholder_in(named)} is a placeholder that was not expanded",
             todo,
         )
-    usual = candidates_for_clients({**environ, SOCKET_VARIABLE: ""})
+    usual = candidates_for_clients(environ)
     places = list(dict.fromkeys([*listens, *activated, *([named] if named else []), *usual]))
     tried = f"asking the daemon for its health over {', '.join(map(without_login, places))}"
     refusals: dict[str, OSError] = {}

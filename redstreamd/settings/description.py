@@ -52,7 +52,8 @@ command line and the environment as they were when it was started). If a setting
 changes. The last line of each setting says whether a reload applies it.
 
 `connect`, `call` and `status` read no settings. `REDSTREAMD_SOCKET` or `--socket` names the daemon's socket
-if it is not in a usual place: a path, `unix:PATH`, `tcp:HOST:PORT` or `tls:HOST:PORT`, also with `//`.
+if it is not in a usual place: a path, `unix:PATH`, `tcp:HOST:PORT` or `tls:HOST:PORT`, also with `//`. No
+other place is tried then.
 """
 
 

@@ -145,7 +145,6 @@ async def test_descriptors_that_do_not_block_are_served_too(place, accept, redst
 
 
 async def test_without_a_daemon_it_says_where_it_looked_and_how_to_start_one(finished, environ, tmp_path):
-    environ["REDSTREAMD_SOCKET"] = str(tmp_path / "named" / "mcp.sock")
     environ["XDG_RUNTIME_DIR"] = str(tmp_path)
     done = await finished("connect")
     assert done.returncode == 75
@@ -153,7 +152,6 @@ async def test_without_a_daemon_it_says_where_it_looked_and_how_to_start_one(fin
     message = done.stderr.decode()
     assert message.count("\n") == 1
     for part in (
-        f"{tmp_path}/named/mcp.sock (no such file)",
         f"{tmp_path}/redstreamd/mcp.sock (no such file)",
         "/run/redstreamd/mcp.sock",
         "redstreamd serve",
@@ -217,7 +215,23 @@ def test_a_client_that_asks_nothing_is_not_waited_for_long():
         os.close(held)
 
 
-async def test_the_named_socket_is_tried_before_the_usual_places(place, accept, redstreamd, environ):
+async def test_who_names_a_daemon_is_served_by_no_other_one(finished, environ, tmp_path):
+    runtime = tmp_path / "redstreamd"
+    runtime.mkdir(mode=0o700)
+    environ["XDG_RUNTIME_DIR"] = str(tmp_path)
+    environ["REDSTREAMD_SOCKET"] = named = str(tmp_path / "named" / "mcp.sock")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(runtime / "mcp.sock"))
+        other.listen()
+        other.setblocking(False)
+        done = await finished("connect")
+        with pytest.raises(BlockingIOError):
+            other.accept()
+    assert done.returncode == 75
+    assert done.stderr.decode().endswith(f"tried {named} (no such file)\n")
+
+
+async def test_the_named_socket_is_tried_in_the_place_of_the_usual_ones(place, accept, redstreamd, environ):
     environ["REDSTREAMD_SOCKET"] = str(place)
     process = await redstreamd("connect")
     daemon = await accept()

@@ -43,15 +43,10 @@ def test_a_runtime_directory_of_someone_else_is_ignored(runtime):
     assert f"{runtime}/redstreamd/mcp.sock" not in default_paths.candidates_for_clients(inherited, NOBODY)
 
 
-def test_clients_look_at_the_named_socket_then_the_persons_then_the_service(runtime):
-    environ = {"REDSTREAMD_SOCKET": "/x.sock", "XDG_RUNTIME_DIR": runtime}
-    found = default_paths.candidates_for_clients(environ, ME)
-    assert found[:2] == ["/x.sock", f"{runtime}/redstreamd/mcp.sock"]
+def test_clients_look_at_the_persons_socket_then_the_service(runtime):
+    found = default_paths.candidates_for_clients({"XDG_RUNTIME_DIR": runtime}, ME)
+    assert found[0] == f"{runtime}/redstreamd/mcp.sock"
     assert found[-1] == "/run/redstreamd/mcp.sock"
-    assert (
-        default_paths.candidates_for_clients({"XDG_RUNTIME_DIR": runtime}, ME)[0]
-        == f"{runtime}/redstreamd/mcp.sock"
-    )
 
 
 def test_clients_without_a_runtime_directory_look_in_the_users_own_place():
