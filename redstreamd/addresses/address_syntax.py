@@ -19,6 +19,8 @@ SOCKET_PATH_LIMIT = 107
 _HOST = re.compile(r"\w(?:[\w.-]*\w)?\.?")
 _SCHEME = re.compile(r"(?P<scheme>unix|tcp|http|metrics):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _REDIS_SCHEME = re.compile(r"(redis|rediss|valkey|valkeys)([+-](sentinel|cluster))?://", re.IGNORECASE)
+#: What begins as an address of some kind does, and not as one of IPv6.
+_OTHER_KIND = re.compile(r"[a-z][a-z+.-]*[g-z][a-z+.-]*:(/|.*:[0-9]+\Z)", re.IGNORECASE)
 
 
 class Address(NamedTuple):
@@ -59,6 +61,10 @@ def parse_address(text: str) -> Address:
     if "@" in rest:
         raise ValueError(
             f"{kind}:HOST:PORT without a login; that of Redis is redis.username and redis.password"
+        )
+    if found is None and _OTHER_KIND.match(text):
+        raise ValueError(
+            "unix:PATH, tcp:HOST:PORT, http:HOST:PORT or metrics:HOST:PORT; there is no such kind"
         )
     if kind == "http" and "/" in rest.removesuffix("/"):
         raise ValueError("http:HOST:PORT, or http:PATH of a Unix socket; the path of the URL is http.path")

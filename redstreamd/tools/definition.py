@@ -320,7 +320,8 @@ class UnknownToolError(LookupError):
 
     def __init__(self, name: str, nearest: tuple[str, ...], text: str = "") -> None:
         """Record the name and similar names; `text` is the text of the error."""
-        super().__init__(text or f"there is no tool {name!r}")
+        similar = f"; nearest: {', '.join(nearest)}" if nearest else ""
+        super().__init__(text or f"there is no tool {name!r}{similar}")
         self.name = name
         self.nearest = nearest
 

@@ -136,3 +136,10 @@ def test_a_mistake_in_a_rule_is_located(tmp_path: Path, capsys: pytest.CaptureFi
     assert "policy.rules" in said
     assert "word 3 is no permission (item 2 of 2)" in said
     assert str(file) in said
+
+
+def test_a_tool_that_there_is_not_is_answered_with_the_nearest(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["policy", "explain", "mcp", "stream_ad", "x", "--config", str(config)]) == 64
+    assert "nearest: stream_add" in capsys.readouterr().err

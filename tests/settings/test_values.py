@@ -154,6 +154,11 @@ def test_what_is_no_address_is_refused(refusal, text):
     assert ":" in error.allowed
 
 
+@pytest.mark.parametrize("text", ["htpp:127.0.0.1:9720", "ws://127.0.0.1:9720/mcp", "unx:/run/x.sock"])
+def test_a_kind_of_listener_that_there_is_not_is_refused_with_those_that_there_are(refusal, text):
+    assert refusal(listen=[text]).allowed.startswith("unix:PATH, tcp:HOST:PORT, http:HOST:PORT or metrics:")
+
+
 def test_a_default_above_its_maximum_blames_the_setting_that_was_given(refusal):
     error = refusal("[tools]\nmax_wait_seconds = 10")
     assert (error.key, error.value) == ("tools.max_wait_seconds", 10)
