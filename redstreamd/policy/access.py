@@ -210,7 +210,7 @@ class Policy:
         return self._filter(principal, _READ_ONLY)
 
     def known(self, principal: Principal) -> StreamFilter | None:
-        """Return what lets pass the streams that it may do anything to; None for all."""
+        """Return what lets pass the streams that it may do at least one thing to; None for all."""
         return self._filter(principal, _ALL)
 
     def judge(

@@ -113,7 +113,9 @@ async def group_not_found(redis: Redis, stream: str, group: str) -> BusError:
     with suppress(ServerReplied):
         known = (await redis.shared(GroupLists).of(stream)).groups
         shown = heapq.nsmallest(10, known)
-        cause = f"Its groups are: {quoted(shown) or 'none'}." + await _nearest(group, known)
+        cause = f"Its groups are: {quoted(shown) or 'none'}."
+        if len(known) > len(shown):
+            cause = f"Its groups are, among others: {quoted(shown)}." + await _nearest(group, known)
     return BusError(
         Code.GROUP_NOT_FOUND,
         f"Stream {stream!r} has no consumer group {group!r}.",

@@ -139,6 +139,18 @@ async def test_what_is_absent_or_of_another_type_is_said(bus: Bus, server: Serve
     assert cursor["code"] == "INVALID_ARGUMENT"
 
 
+async def test_the_groups_that_there_are_are_named_once(bus: Bus, server: Server) -> None:
+    await add(bus, 1)
+    for few in (True, False):
+        for number in range(1 if few else 12):
+            await call(bus, "group_create", stream="s", group=f"group-{number:02}")
+        told = (await refusal(bus, "pending_list", stream="s", group="group-11x"))["cause"]
+        assert ("nearest" in told) is not few
+        assert told.count("'group-00'") == 1
+    # One that is not among the first.
+    assert "nearest names are: 'group-11'" in told
+
+
 async def test_a_redis_user_without_the_right_is_told_so(server: Server) -> None:
     server.command("ACL", "SETUSER", "blind", "reset", "on", ">pw", "~*", "+@all", "-xpending")
     topology = Standalone.of(Target(path=server.path, username="blind", password="pw"))
