@@ -175,9 +175,16 @@ def split_cursor(streams: Sequence[str], cursor: str) -> list[str]:
     complete = len(ids) == len(streams) == rest.count(",") + 1
     if complete and (checksum == _checksum(streams) if len(streams) > 1 else not colon):
         return ids
+    if len(streams) == 1:
+        raise BusError(
+            Code.INVALID_ARGUMENT,
+            f"cursor={cursor[:80]!r} is not a position in this stream.",
+            cause="A cursor is what next_cursor was in the last answer about the same stream.",
+            next_step="Pass that, or '0-0' for the beginning of the stream, or leave cursor out.",
+        )
     raise BusError(
         Code.INVALID_ARGUMENT,
-        f"cursor={cursor[:80]!r} does not belong to these {len(streams)} stream(s).",
+        f"cursor={cursor[:80]!r} does not belong to these {len(streams)} streams.",
         cause="A cursor has one position for each stream of its call, in the same order.",
         next_step="Pass next_cursor of the last answer with the same streams, or leave cursor out.",
     )

@@ -78,6 +78,15 @@ def test_the_cursor_of_one_stream_is_an_entry_id() -> None:
     assert entry_ids.join_cursor(["s"], ["5-1"]) == "5-1"
 
 
+@pytest.mark.parametrize("cursor", ["earliest", "", "e4ea792b:1-1,0-0"])
+def test_who_waits_from_the_beginning_of_a_stream_is_told_how(cursor: str) -> None:
+    """To leave the cursor out, which is what a model would do, waits for what comes later."""
+    with pytest.raises(BusError) as told:
+        entry_ids.split_cursor(["s"], cursor)
+    assert "'0-0' for the beginning" in told.value.next_step
+    assert entry_ids.split_cursor(["s"], "0-0") == ["0-0"]
+
+
 def test_times_beyond_what_a_calendar_can_say_do_not_fail() -> None:
     assert entry_ids.time_of("1769860800500-3") == "2026-01-31T12:00:00.500Z"
     assert entry_ids.time_of(entry_ids.LAST).startswith("9999-12-31T")
