@@ -52,6 +52,7 @@ def _verify(arguments: argparse.Namespace, loaded: Loaded) -> int:
     from redstreamd.audit.journal_export import UnreadableExportError, records
     from redstreamd.audit.verification import verify
     from redstreamd.cli.terminal import print_error, print_lines
+    from redstreamd.errors.remedies import setting
     from redstreamd.startup.state_directory import own_state
 
     daemon = loaded.settings.daemon
@@ -61,9 +62,10 @@ def _verify(arguments: argparse.Namespace, loaded: Loaded) -> int:
         key = read_key(path)
         end = (read_end(path.with_name(END_FILE)) or End()) if arguments.to_end else None
     except OSError as error:
+        off = "" if daemon.audit_chain else f" There is a chain only with {setting('daemon.audit_chain')}."
         print_error(
             f"cannot read the key of the chain: {error}; name it with --key, or run this as root or as the "
-            "daemon's user with the daemon's settings"
+            f"daemon's user with the daemon's settings.{off}"
         )
         return os.EX_NOINPUT
     try:

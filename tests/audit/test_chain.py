@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import io
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from redstreamd.audit.chain import Chain, End, chain_name, hash_of, read_end, read_key
 from redstreamd.audit.journal_export import Fields, UnreadableExportError, records
 from redstreamd.audit.verification import Range, Verified, verify
+from redstreamd.cli import main
 from redstreamd.errors import NotNowError
 from redstreamd.service.log_forms import as_json
 from redstreamd.service.log_output import LogOutput
@@ -333,3 +335,15 @@ def test_what_is_no_export_is_refused(data: bytes) -> None:
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with contextlib.suppress(UnreadableExportError):
         list(records(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_who_verifies_where_no_chain_is_kept_is_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_on: bool
+) -> None:
+    words = (f"daemon.audit_chain={str(is_on).lower()}", f"daemon.state_directory={tmp_path}")
+    given = ["--config", "/dev/null", *(word for each in words for word in ("--set", each))]
+    assert main(["audit", "verify", *given]) == os.EX_NOINPUT
+    told = capsys.readouterr().err
+    assert str(tmp_path / "audit.key") in told
+    assert ("only with daemon.audit_chain" in told) is not is_on
