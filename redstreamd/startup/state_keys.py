@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Final
 from redstreamd.startup.state_directory import LEASE_KEY, LEASE_KEY_BYTES
 
 _KEY_BYTES: Final = 32
+#: What link(2) says on a file system that has no hard links, such as vfat and some of FUSE and SMB.
+_WITHOUT_LINKS: Final = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def lease_key_in(directory: Path) -> bytes:
@@ -47,7 +50,19 @@ def make_key(path: Path) -> None:
             # Otherwise a loss of power could leave an empty file, and no daemon would start again.
             written.flush()
             os.fsync(file)
-        # Unlike rename(2) it fails if the name is taken.
-        os.link(draft, path)
+        _name(draft, path)
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
+
+
+def _name(draft: Path, path: Path) -> None:
+    """Give a file its name; `FileExistsError` if that is taken, also by a link that leads nowhere."""
+    try:
+        # Unlike rename(2) it fails if the name is taken, whoever takes it meanwhile.
+        os.link(draft, path)
+    except FileExistsError as taken:
+        raise FileExistsError(taken.errno, taken.strerror, str(path)) from None
+    except OSError as error:
+        if error.errno not in _WITHOUT_LINKS or os.path.lexists(path):
+            raise
+        draft.rename(path)

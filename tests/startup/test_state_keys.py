@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from redstreamd.startup.state_keys import lease_key_in
+from redstreamd.startup.state_keys import lease_key_in, make_key
 
 
 def test_the_key_file_is_made_once_and_private(tmp_path: Path) -> None:
@@ -44,6 +45,28 @@ def test_what_a_killed_daemon_left_of_a_draft_hinders_no_other(tmp_path: Path) -
     # In a container each daemon may have the number of the one before.
     (tmp_path / f".lease.key.{os.getpid()}").touch()
     lease_key_in(tmp_path)
+
+
+@pytest.mark.parametrize("without", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_key_is_made_on_a_file_system_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: int
+) -> None:
+    def refused(source: Path, target: Path) -> None:
+        raise OSError(without, os.strerror(without), str(source), None, str(target))
+
+    monkeypatch.setattr(os, "link", refused)
+    key = lease_key_in(tmp_path)
+    assert lease_key_in(tmp_path) == key
+    assert [each.name for each in tmp_path.iterdir()] == ["lease.key"]
+
+
+def test_a_link_that_leads_nowhere_is_left_to_whoever_made_it(tmp_path: Path) -> None:
+    path = tmp_path / "audit.key"
+    path.symlink_to(tmp_path / "not-mounted" / "audit.key")
+    with pytest.raises(FileExistsError) as told:
+        make_key(path)
+    assert told.value.filename == str(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["audit.key"]
 
 
 FULL = """
