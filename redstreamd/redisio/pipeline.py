@@ -27,7 +27,6 @@ from redstreamd.redisio.work_window import (
     BYTE_SECONDS,
     COMMAND_SECONDS,
     EARLY_SECONDS,
-    LEAST_EARLY_SECONDS,
     READ_BYTE_SECONDS,
     REPLY_BYTE_SECONDS,
     SCRIPT_BYTE_SECONDS,
@@ -222,11 +221,7 @@ class Pipeline:
             self._on_queued()
         outbox[request] = packed
         self._outbox_bytes += size
-        if (
-            window.seconds >= window.early_seconds
-            and not self._in_flight
-            and self._outbox_bytes <= MAX_EARLY_BYTES
-        ):
+        if window.seconds >= EARLY_SECONDS and not self._in_flight and self._outbox_bytes <= MAX_EARLY_BYTES:
             self.send_now()
         return request
 
@@ -318,15 +313,9 @@ class Pipeline:
             batch = self._first()
         for request in batch:
             request.deadline = deadline
-        awaited, window = self.awaited, self._window
+        awaited = self.awaited
         if not self._in_flight:
             awaited.oldest_deadline = deadline
-            # What had no client, as a PING, says nothing of clients.
-            if window.most:
-                window.early_seconds = min(max(window.most / 2, LEAST_EARLY_SECONDS), EARLY_SECONDS)
-                window.most = 0.0
-        if window.seconds > window.most:
-            window.most = window.seconds
         self._in_flight.extend(batch)
         data = b"".join(batch.values())
         traffic = self._traffic

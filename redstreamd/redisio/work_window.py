@@ -20,12 +20,10 @@ SHARED_WINDOW_SECONDS: Final = 0.0015
 #: The same while somebody got little, who is to wait for little.
 LIGHT_WINDOW_SECONDS: Final = 0.001
 
-#: A server that has nothing to do gets what is queued once it is half as much work as it had at once before,
-#: before the pass ends: so it works on the first commands while the others are put together. At most so much
-#: work, and at least as much: with less, replies come back in more and smaller parts, each of which costs a
-#: pass.
+#: A server that has nothing to do gets what is queued once it is so much work, before the pass ends: so it
+#: works on the first commands while the others are put together. With less, replies come back in more and
+#: smaller parts, each of which costs a pass.
 EARLY_SECONDS: Final = 0.0002
-LEAST_EARLY_SECONDS: Final = 0.000075
 
 #: So many requests are in flight whatever the tasks behind them take: with a server that is far away, few in
 #: flight are few replies in a second.
@@ -61,19 +59,15 @@ class WorkWindow:
         seconds: How much they are, for the server and for the reader of the replies. What is sent for the
             daemon itself counts as none.
         steps: What is counted for the tasks that wait for their replies.
-        most: The most that was sent since the server had nothing to do.
-        early_seconds: How much of it is sent before a pass ends, if the server has nothing to do.
         lone: How much there may be while one client alone has requests.
     """
 
-    __slots__ = ("_light", "_shared", "_turns", "early_seconds", "lone", "most", "seconds", "steps")
+    __slots__ = ("_light", "_shared", "_turns", "lone", "seconds", "steps")
 
     def __init__(self, turns: Turns | None, *, one_at_a_time: bool) -> None:
         """Begin with none; see `Pipeline` for both."""
         self._turns = turns
         self.seconds = self.steps = 0.0
-        self.early_seconds = EARLY_SECONDS
-        self.most = 0.0
         self.lone = _NO_WORK_SECONDS if one_at_a_time else WINDOW_SECONDS
         self._shared = _NO_WORK_SECONDS if one_at_a_time else SHARED_WINDOW_SECONDS
         self._light = _NO_WORK_SECONDS if one_at_a_time else LIGHT_WINDOW_SECONDS

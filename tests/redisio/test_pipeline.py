@@ -237,26 +237,3 @@ async def test_a_server_with_nothing_to_do_gets_the_first_of_many_commands_early
             assert replies == [f"{number} {payload}".encode() for number in range(count)]
             for request in before:
                 await request.reply()
-
-
-async def test_of_few_commands_the_server_gets_half_early_once_it_is_known_how_many_they_are(
-    redis: Server,
-) -> None:
-    connection = Connection(Target(path=redis.path), role="test")
-    account = Accounts().open(Principal("me", "unix"), Peer(1000, 1), "1")
-
-    async def early_of(count: int) -> int:
-        await connection.execute("PING")
-        await trio.lowlevel.checkpoint()
-        turns().work_for(account)
-        requests = [connection.submit("ECHO", str(number)) for number in range(count)]
-        turns().work_for(None)
-        sent = [request.sent for request in requests]
-        assert [await request.reply() for request in requests] == [b"%d" % n for n in range(count)]
-        return sent.index(False)
-
-    async with running_connection(connection):
-        assert [await early_of(16) for _ in range(3)] == [0, 10, 10]
-        # Halves of fewer would be too small; of more, as much as keeps the server busy meanwhile is enough.
-        assert [await early_of(7) for _ in range(2)] == [0, 0]
-        assert [await early_of(count) for count in (64, 64, 16)] == [10, 25, 0]
