@@ -98,7 +98,8 @@ class WorkWindow:
             limit: How much there may be.
             count: How many requests there are.
         """
-        return not self.seconds or (seconds <= limit and self._are_few(count))
+        # What is left of many that came and went may be an error of rounding.
+        return self.seconds < _NO_WORK_SECONDS or (seconds <= limit and self._are_few(count))
 
     def is_open(self, limit: float, count: int) -> bool:
         """Return whether one may be sent that was deferred; see `takes`."""

@@ -120,6 +120,21 @@ def test_small_commands_are_sent_at_once_and_the_daemons_own_always() -> None:
     assert own.sent
 
 
+def test_a_large_command_is_sent_behind_one_of_the_daemons_own_whatever_came_and_went_before() -> None:
+    calls = Calls()
+    client = calls.client(1)
+    for number in range(64):
+        calls.send(client, str(number), b"x" * (number % 7))
+    calls.answer(64)
+    own = calls.send(None, "own", b"")
+    large = calls.send(client, "large", LARGE * 8)
+    assert calls.pipeline.deferred == 0
+    # Nothing that is sent for a client is left to admit what would be deferred.
+    own.take_back()
+    assert calls.answer(1) == ["large"]
+    assert large.sent
+
+
 def test_a_deferred_command_can_be_taken_back_and_the_next_takes_its_place() -> None:
     calls = Calls()
     client = calls.client(1)
