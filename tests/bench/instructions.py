@@ -19,6 +19,7 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -121,6 +122,13 @@ WAVES: Final = {
 }
 
 
+#: Not a wave: an entry that another program adds, which wakes one who waits, and his next wait.
+WAKE: Final = "wake of 1 and its next wait"
+_WAKES: Final = 30
+#: From one to the next: so long it takes at most, below callgrind, until he waits again.
+_WAKE_SECONDS: Final = 0.25
+
+
 class _Client:
     """A connection that sends waves and awaits their answers."""
 
@@ -150,6 +158,18 @@ class _Client:
             made = template(tool, arguments, meta=self._meta)
             lines.append(made.replace(b"@ID@", str(self._last).encode()))
         return self._exchange(lines)
+
+    def wait(self, cursor: str) -> None:
+        """Send a wait."""
+        arguments = {"streams": [STREAM], "cursor": cursor, "timeout_seconds": 600}
+        self._last += 1
+        made = template("stream_wait", arguments, meta=self._meta)
+        self._socket.sendall(made.replace(b"@ID@", str(self._last).encode()))
+
+    def told(self) -> str:
+        """Take the answer to a wait, and return the cursor for the next one."""
+        (answer,) = self._exchange([b""])
+        return str(json.loads(answer)["result"]["structuredContent"]["next_cursor"])
 
     def close(self) -> None:
         self._socket.close()
@@ -228,6 +248,37 @@ def _measure(
     client.close()
 
 
+def _measure_wakes(pid: int, folder: Path, path: Path, redis: Server, *, is_modern: bool) -> float:
+    """Return the instructions of a wake, less those of the same time without one."""
+    client = _Client(path, is_modern=is_modern)
+    entry = [word for member in ENTRY.items() for word in member]
+    redis.command("DEL", STREAM)
+    client.wait("0-0")
+
+    def wake(times: int) -> None:
+        for _ in range(times):
+            time.sleep(_WAKE_SECONDS)
+            redis.command("XADD", STREAM, "*", *entry)
+            client.wait(client.told())
+        time.sleep(_WAKE_SECONDS)
+
+    wake(4)
+    _control("-i", "on", str(pid))
+    counts = []
+    for _ in range(_WAVES):
+        _control("-z", str(pid))
+        began = time.monotonic()
+        wake(_WAKES)
+        taken = time.monotonic() - began
+        counted = _instructions(pid, folder)
+        _control("-z", str(pid))
+        time.sleep(taken)
+        counts.append((counted - _instructions(pid, folder)) / _WAKES)
+    _control("-i", "off", str(pid))
+    client.close()
+    return statistics.median(counts)
+
+
 def _of_daemon(
     redis: Server, tree: Path, names: Sequence[str], *, is_modern: bool
 ) -> Iterator[tuple[str, float]]:
@@ -245,7 +296,10 @@ def _of_daemon(
             return b"Ctrl-C" in (folder / "log").read_bytes()
 
         with _counted(command, folder, is_ready, env=environment, cwd=tree) as pid:
-            yield from _measure(pid, folder, path, names, is_modern=is_modern)
+            waves = [name for name in names if name in WAVES]
+            yield from _measure(pid, folder, path, waves, is_modern=is_modern)
+            if WAKE in names:
+                yield WAKE, _measure_wakes(pid, folder, path, redis, is_modern=is_modern)
 
 
 def _of_floor(redis: Server, names: Sequence[str]) -> Iterator[tuple[str, float]]:
@@ -253,7 +307,7 @@ def _of_floor(redis: Server, names: Sequence[str]) -> Iterator[tuple[str, float]
         folder = Path(made)
         path = folder / "floor.sock"
         command = [sys.executable, str(floor.__file__), str(path), str(redis.path)]
-        mine = [name for name in names if WAVES[name].is_of_floor]
+        mine = [name for name in names if name in WAVES and WAVES[name].is_of_floor]
         with _counted(command, folder, lambda: _listens(path)) as pid:
             yield from _measure(pid, folder, path, mine, is_modern=False)
 
@@ -261,11 +315,11 @@ def _of_floor(redis: Server, names: Sequence[str]) -> Iterator[tuple[str, float]
 def main() -> None:
     """Print instructions of a call, of the daemon in each era and of the floor."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *WAVES], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[[], *WAVES, WAKE], metavar="NAME")
     parser.add_argument("--tree", type=Path, default=Path.cwd(), help="checkout whose daemon it is")
     parser.add_argument("--of", nargs="*", choices=_COLUMNS, default=_COLUMNS, help="an era, or the floor")
     given = parser.parse_args()
-    names = given.names or list(WAVES)
+    names = given.names or [*WAVES, WAKE]
     with running(redis_binary()) as redis:
         for column in given.of:
             counts = (
