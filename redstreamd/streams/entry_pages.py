@@ -154,18 +154,15 @@ class Pages:
         write = (key.command, stream, key.first, end, "COUNT", count + 1)
         return Plan(write, stream, read, retry_safe=True, role=self._role(stream, now))
 
-    def plan_new(self, stream: str, last_id: str, max_entries: int, max_bytes: int) -> Plan[Batch] | None:
-        """Plan to read what was added a moment before it is sent, behind what was the last entry until then.
+    def plan_bounded(self, stream: str, last_id: str, max_entries: int, max_bytes: int) -> Plan[Batch] | None:
+        """Plan to read what follows an entry with a reply of 256 KiB at most; it may be sent much later.
 
-        None if the stream is not known for small pages.
+        A larger page is read over another connection after that. None if the stream is not known for small
+        pages.
         """
         if stream not in self._small:
             return None
-        key = PageKey(stream, "XRANGE", f"({last_id}", "+", max_entries, max_bytes)
-        count = min(max_entries, _MOST_UNMEASURED) + 1
-        write = (key.command, stream, key.first, key.last, "COUNT", count)
-        read = partial(self._new_batch, key, trio.current_time())
-        return Plan(write, stream, read, retry_safe=True, role=Role.BULK)
+        return self._measured(PageKey(stream, "XRANGE", f"({last_id}", "+", max_entries, max_bytes))
 
     def _role(self, stream: str, now: float) -> Role:
         if stream in self._small:

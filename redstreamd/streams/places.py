@@ -115,7 +115,6 @@ class Place:
         (name,) = self.keys
         if number := hub.nothing_after(name, last_id):
             self._nothing_since = (number,)
-            self._plan = self._search.plan(self._position, is_end=True)
             self.watch()
 
     def join(self, sleeper: Sleeper) -> None:
@@ -200,30 +199,36 @@ class Place:
             places.hub.deadlines.remove(self._retry)
             self._retry = None
         plan = self._plan
-        if plan is None:
-            try:
-                plan = self._plan = self._search.plan(self._position, is_end=False)
-            except Exception as error:  # noqa: BLE001 - the boundary: a defect must not leave anybody asleep
-                self._end_failed(error)
+        try:
+            if self._is_watching and self._read_and_arm():
                 return
+            if plan is None:
+                plan = self._plan = self._search.plan(self._position)
+        except Exception as error:  # noqa: BLE001 - the boundary: a defect must not leave anybody asleep
+            self._end_failed(error)
+            return
         if plan is None:
             self._is_unsent = True
             places.hub.background.start(self._read)
             return
-        then = partial(self._on_reply, plan)
         try:
-            arming = (
-                places.hub.arm_by_reading(self, plan.write, then)
-                if self._is_watching and plan.role is Role.BULK
-                else None
+            self._request = places.redis.submit(
+                plan.write, partial(self._on_reply, plan), plan.stream, plan.role
             )
-            if arming is None:
-                self._request = places.redis.submit(plan.write, then, plan.stream, plan.role)
-            else:
-                self._request, number = arming
-                self._is_arming, self._armed_by = True, (number,)
         except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
             self._complete(plan, error, trio.current_time() + places.redis.command_timeout)
+
+    def _read_and_arm(self) -> bool:
+        """Send a read that arms the key, too; return whether that is possible."""
+        plan = self._search.plan_bounded(self._position)
+        if plan is None:
+            return False
+        sent = self._places.hub.arm_by_reading(self, plan.write, partial(self._on_reply, plan))
+        if sent is None:
+            return False
+        self._request, number = sent
+        self._is_arming, self._armed_by = True, (number,)
+        return True
 
     def _on_reply(self, plan: Plan[Look], reply: Any) -> None:
         request, self._request = self._request, None

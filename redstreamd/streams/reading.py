@@ -358,10 +358,12 @@ class Reader:
 
         return Wait(partial(self._places.join, search, position), deadline, naming_absent, (convert, *absent))
 
-    def plan_next(self, stream: str, at: str, count: int, *, is_end: bool) -> Plan[Batch]:
-        """Plan to read what comes after an entry ID, without a filter; see `Search.plan` for `is_end`."""
-        if is_end and (plan := self._pages.plan_new(stream, at, count, self._max_bytes)) is not None:
-            return plan
+    def plan_bounded(self, stream: str, at: str, count: int) -> Plan[Batch] | None:
+        """Plan the same with a small reply; see `Pages.plan_bounded`."""
+        return self._pages.plan_bounded(stream, at, count, self._max_bytes)
+
+    def plan_next(self, stream: str, at: str, count: int) -> Plan[Batch]:
+        """Plan to read what comes after an entry ID, without a filter."""
         return self._pages.plan(stream, f"({at}", "+", max_entries=count, max_bytes=self._max_bytes)
 
     async def read_next(
@@ -434,9 +436,20 @@ class _NextEntries:
     def last_id(self, position: tuple[str, ...]) -> str | None:
         return position[0] if len(position) == 1 else None
 
-    def plan(self, position: tuple[str, ...], *, is_end: bool) -> Plan[Look] | None:
+    def plan(self, position: tuple[str, ...]) -> Plan[Look] | None:
         if self._wanted is not None or len(self.streams) > 1:
             return None
+        (stream,), (at,) = self.streams, position
+        return self._looking(self._reader.plan_next(stream, at, self._count), position)
+
+    def plan_bounded(self, position: tuple[str, ...]) -> Plan[Look] | None:
+        if self._wanted is not None or len(self.streams) > 1:
+            return None
+        (stream,), (at,) = self.streams, position
+        plan = self._reader.plan_bounded(stream, at, self._count)
+        return None if plan is None else self._looking(plan, position)
+
+    def _looking(self, plan: Plan[Batch], position: tuple[str, ...]) -> Plan[Look]:
         (stream,), (at,) = self.streams, position
 
         def read(batch: Batch) -> Look:
@@ -451,7 +464,7 @@ class _NextEntries:
 
             return self._reader.encryption.open_page(stream, batch.entries, found)
 
-        return self._reader.plan_next(stream, at, self._count, is_end=is_end).then(read)
+        return plan.then(read)
 
     async def read(self, position: tuple[str, ...]) -> Look:
         start = dict(zip(self.streams, position, strict=True))

@@ -288,7 +288,7 @@ class _Reply:
         self._expected = expected
         self._at_once = at_once
 
-    def plan(self, position: str, *, is_end: bool = False) -> Plan[Look]:
+    def plan(self, position: str) -> Plan[Look]:
         (reply_to,) = self.streams
 
         def read(page: Batch) -> Look:
@@ -307,6 +307,9 @@ class _Reply:
 
     async def read(self, position: str) -> Look:
         return await run_plan(self._redis, self.plan(position))
+
+    def plan_bounded(self, position: str) -> None:
+        return None
 
     def last_id(self, position: str) -> str:
         return position

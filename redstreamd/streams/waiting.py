@@ -67,11 +67,12 @@ class Search(Protocol):
     @property
     def is_eager(self) -> bool: ...
 
-    def plan(self, position: Any, *, is_end: bool) -> Plan[Look] | None:
-        """Return one read as a round trip; None if it may be more.
+    def plan(self, position: Any) -> Plan[Look] | None:
+        """Return one read as a round trip; None if it may be more."""
+        ...
 
-        `is_end`: whether nothing has followed the position until a moment before it is sent.
-        """
+    def plan_bounded(self, position: Any) -> Plan[Look] | None:
+        """Return the same with a reply that is surely small; None if there is no such plan."""
         ...
 
     def last_id(self, position: Any) -> str | None:

@@ -216,7 +216,7 @@ async def test_one_who_waits_again_and_again_costs_redis_one_read_a_time(bus: Bu
         seen = calls()
         reads = bus.redis.traffic()[Role.BULK].commands - reads
     # Each is read on the watch connection, which arms the key; the next wait begins without a read.
-    assert seen["xadd"] == seen["xrange"] == 10
+    assert seen["xadd"] == seen["evalsha"] == 10
     assert "exists" not in seen
     assert reads == 0
 
@@ -253,6 +253,31 @@ async def test_a_wait_that_ends_while_it_is_read_for_leaves_its_stream_watched(s
         await until(lambda: told)
         assert [entry.id for _, entry in told[0].entries] == ["1-2"]
         nursery.cancel_scope.cancel()
+
+
+async def test_what_is_read_for_those_who_are_woken_does_not_hold_up_pushes(bus: Bus, server: Server) -> None:
+    told: list[Waited] = []
+
+    async def wait(stream: str, cursor: str) -> None:
+        told.append(await bus.reader.wait([stream], cursor=cursor, timeout_seconds=100))
+
+    async with trio.open_nursery() as nursery:
+        # A small entry first: then the next one wakes by a read on the watch connection.
+        for cursor, entry_id in (("0-0", "1-1"), ("1-1", "1-2")):
+            nursery.start_soon(wait, "s", cursor)
+            await asleep(bus)
+            server.command("XADD", "s", entry_id, "f", "v")
+            await until(lambda: told)
+            told.clear()
+        nursery.start_soon(wait, "s", "1-2")
+        await asleep(bus)
+        before = bus.redis.traffic()[Role.WATCH].received_bytes
+        value = "x" * (1 << 20)
+        large = "for i = 1, 20 do redis.call('XADD', KEYS[1], '*', 'f', ARGV[1]) end"
+        server.command("EVAL", large, "1", "s", value)
+        await until(lambda: told)
+    assert sum(len(entry.words[1]) for _, entry in told[0].entries) >= 1 << 20
+    assert bus.redis.traffic()[Role.WATCH].received_bytes - before < 512 * 1024
 
 
 @pytest.mark.parametrize("wanted", counts(5, ci=25, full=100))
