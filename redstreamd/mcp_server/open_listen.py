@@ -21,17 +21,17 @@ class OpenListen(msgspec.Struct, eq=False):
     Attributes:
         exchange: The request.
         subscriber: Its subscriptions to resources.
-        listed: Its subscriptions to other lists.
         uris: How many URIs it counts for.
         on_closed: Called when it has ended, before it is answered.
+        listed: Its subscriptions to other lists; None until it is acknowledged.
         response: What the request is answered with once the daemon stops.
     """
 
     exchange: Exchange
     subscriber: Subscriber
-    listed: ListedListen
     uris: int
     on_closed: Callable[[OpenListen], None]
+    listed: ListedListen | None = None
     response: bytes = b""
 
     def last(self, response: bytes | None) -> None:

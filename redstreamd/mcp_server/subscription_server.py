@@ -106,24 +106,35 @@ class SubscriptionServer:
         outlet = ListenOutlet(connection, exchange, cursors, tells_cursors=given is not None)
         # The acknowledgement comes first.
         subscriber = self._updates.open_subscriber(outlet, is_held=True)
-        listed = self._changes.listen(kinds, principal, outlet.send_list_changed)
         uris = len(topics.keys() - {LIST})
         self._listening[connection.connection_id] += uris
-        self._open[subscriber] = principal, outlet
-        listen = OpenListen(exchange, subscriber, listed, uris, self._close_listen)
+        listen = OpenListen(exchange, subscriber, uris, self._close_listen)
         try:
             versions = {
                 name: await subscriber.add(name, topic, known=known.get(name))
                 for name, topic in topics.items()
             }
-            # Without a checkpoint before the acknowledgement: a successor process finds both or neither.
+            # The policy may have changed meanwhile.
+            while LIST in topics and topics[LIST] != (topic := self._subscribable.list_for(principal)):
+                topics[LIST] = topic
+                subscriber.remove(LIST)
+                versions[LIST] = await subscriber.add(LIST, topic, known=known.get(LIST))
+            for name in [each for each in versions if not self._is_permitted(principal, each)]:
+                del versions[name]
+                subscriber.remove(name)
+                if taken_over:
+                    outlet.send_last(name)
+            # Without a checkpoint before the acknowledgement: a successor process finds both or neither, and
+            # `reconfigure` what was acknowledged.
             cursors.update(versions)
+            self._open[subscriber] = principal, outlet
+            listen.listed = self._changes.listen(kinds, principal, outlet.send_list_changed)
             if not taken_over:
                 honored = mcp_types.SubscriptionFilter(
-                    resources_list_changed=True if LIST in topics else None,
+                    resources_list_changed=True if LIST in versions else None,
                     tools_list_changed=True if "tools" in kinds else None,
                     prompts_list_changed=True if "prompts" in kinds else None,
-                    resource_subscriptions=[name for name in topics if name != LIST] or None,
+                    resource_subscriptions=[name for name in versions if name != LIST] or None,
                 )
                 await ctx.session.send_notification(
                     mcp_types.SubscriptionsAcknowledgedNotification(
@@ -144,13 +155,17 @@ class SubscriptionServer:
         exchange.lasting = listen.last
         return mcp_types.SubscriptionsListenResult(_meta=meta)
 
+    def _is_permitted(self, principal: Principal, name: str) -> bool:
+        return name == LIST or self._subscribable.is_permitted(principal, name)
+
     def _close_listen(self, listen: OpenListen) -> None:
         connection_id = listen.exchange.session.connection_id
         self._listening[connection_id] -= listen.uris
         if not self._listening[connection_id]:
             del self._listening[connection_id]
-        self._changes.leave(listen.listed)
-        del self._open[listen.subscriber]
+        if listen.listed is not None:
+            self._changes.leave(listen.listed)
+            del self._open[listen.subscriber]
         listen.subscriber.close()
 
     async def subscribe(

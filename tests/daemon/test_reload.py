@@ -182,6 +182,31 @@ async def test_another_policy_ends_subscriptions_that_it_does_not_permit(redis: 
             assert (await client.receive())["params"]["uri"] == kept
 
 
+async def test_a_policy_that_changes_before_a_listen_is_acknowledged_counts_for_all_of_it(
+    redis: Server,
+) -> None:
+    kept, *lost = map(stream_uri, ("kept:a", "lost:a", "lost:b"))
+    wanted = {"resourceSubscriptions": [kept, *lost], "resourcesListChanged": True, "toolsListChanged": True}
+    with reloading(redis) as run:
+        async with raw_client(run.daemon.path, era="modern") as client:
+            # Its versions cannot be read yet, the first of them neither.
+            redis.signal(signal.SIGSTOP)
+            await client.send(client.request("subscriptions/listen", {"notifications": wanted}))
+            await until(
+                lambda: read_resource(run.daemon.path, "redstream://health")["subscriptions"]["topics"]
+            )
+            await run.reload_beside(
+                '[tools]\nprofile = ["operator"]\n[policy]\nrules = ["* may read publish on kept:*"]\n'
+            )
+            redis.signal(signal.SIGCONT)
+            told = await client.receive()
+            assert told["method"] == "notifications/subscriptions/acknowledged"
+            assert told["params"]["notifications"] == wanted | {"resourceSubscriptions": [kept]}
+            for name in ("lost:a", "lost:b", "kept:a"):
+                redis.cli("XADD", name, "*", "f", "v")
+            assert (await client.receive())["params"].get("uri", kept) == kept
+
+
 async def test_limits_change_for_connections_that_are_open(redis: Server) -> None:
     with reloading(redis) as run:
         async with raw_client(run.daemon.path, era="modern") as client:
