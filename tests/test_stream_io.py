@@ -13,9 +13,9 @@ import trio
 import trio.lowlevel
 
 from redstreamd.errors.defects import Defect
-from redstreamd.mcpio.outbox import Outbox
+from redstreamd.mcpio.outbox import UNREAD_BYTES, Outbox
 from redstreamd.stream_io import flush_at_end_of_pass, nonblocking_write
-from tests.mcpio.serving import socket_pair
+from tests.mcpio.serving import socket_pair, virtual_time
 
 #: Nothing else is due for as long, so whoever is not woken sleeps until the test's limit.
 FOR_EVER = 3600
@@ -278,3 +278,46 @@ async def test_a_line_that_cannot_be_written_at_once_is_reported_once() -> None:
         for _ in range(2):
             state.outbox.send(b"to nobody\n", is_last=True)
         assert state.broken == 1
+
+
+@attrs.define
+class Slow(trio.abc.SendStream):
+    """A stream that is no descriptor, whose peer reads so many bytes a second."""
+
+    rate: float
+    taken: list[int] = attrs.field(factory=list)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.sleep(len(data) / self.rate)
+        self.taken.append(len(data))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+
+@virtual_time()
+@pytest.mark.parametrize("size", [1_000, 1_000_000])
+@pytest.mark.parametrize(("rate", "unread"), [(UNREAD_BYTES / 5, []), (1.0, ["unread"])])
+async def test_a_peer_without_a_descriptor_has_its_time_for_each_piece(
+    size: int, rate: float, unread: list[str]
+) -> None:
+    stream = Slow(rate)
+    told: list[str] = []
+    async with trio.open_nursery() as nursery:
+        outbox = Outbox(
+            stream,
+            1 << 20,
+            start_soon=lambda task: nursery.start_soon(task) is None,
+            on_overflow=lambda: told.append("overflow"),
+            on_broken=lambda: told.append("broken"),
+            unread_seconds=10,
+            on_unread=lambda: told.append("unread"),
+        )
+        outbox.send(b"x" * size)
+    # A piece that takes longer leaves the stream unusable.
+    assert told == unread
+    assert sum(stream.taken) + outbox.size == size
+    assert (outbox.size == 0) is (not unread)

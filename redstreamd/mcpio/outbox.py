@@ -209,8 +209,11 @@ class Outbox:
             while self.size:
                 with trio.move_on_after(self._unread_seconds) as reading:
                     await self._write_some()
-                if reading.cancelled_caught and self.size > UNREAD_BYTES and self._on_unread is not None:
-                    self._on_unread()
+                # After half a piece nothing else may be sent.
+                is_over = self._being_sent > 0 or self.size > UNREAD_BYTES
+                if reading.cancelled_caught and is_over:
+                    if self._on_unread is not None:
+                        self._on_unread()
                     return
         except (trio.BrokenResourceError, OSError):
             self._break()
@@ -227,9 +230,11 @@ class Outbox:
                 del self._backlog[:written]
                 self.size -= written
         elif self._backlog is not None:
-            batch, self._backlog = self._backlog, bytearray()
-            self._being_sent = len(batch)
-            await self._stream.send_all(batch)
+            # The client has its time for each piece.
+            piece = bytes(memoryview(self._backlog)[:UNREAD_BYTES])
+            del self._backlog[: len(piece)]
+            self._being_sent = len(piece)
+            await self._stream.send_all(piece)
             if self._being_sent:
                 self.size -= self._being_sent
                 self._being_sent = 0
