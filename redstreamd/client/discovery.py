@@ -205,7 +205,7 @@ def connect_to(place: Address, access: Access = NO_ACCESS) -> socket.socket:
 def _may_come_back(place: str, refusal: OSError) -> bool:
     """Whether a daemon was there: a killed one leaves its socket, a stopped one the socket's directory."""
     if refusal.errno == errno.ENOENT:
-        return bool(place) and os.path.isdir(os.path.dirname(place))  # noqa: PTH112, PTH120 - pathlib is slow to import
+        return bool(place) and os.path.isdir(os.path.dirname(place) or ".")  # noqa: PTH112, PTH120 - pathlib is slow to import
     return refusal.errno == errno.ECONNREFUSED
 
 

@@ -80,7 +80,11 @@ def expiry_of(context: ssl.SSLContext, certificate: str) -> dt.datetime | None:
     """
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False
-    trusting.load_verify_locations(certificate)
+    try:
+        trusting.load_verify_locations(certificate)
+    except OSError:
+        # It reads more than the server does: also what is not the server's certificate. Or the file has gone.
+        return None
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _WHENEVER
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = trusting.wrap_bio(to_client, to_server)

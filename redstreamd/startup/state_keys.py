@@ -60,9 +60,9 @@ def _name(draft: Path, path: Path) -> None:
     try:
         # Unlike rename(2) it fails if the name is taken, whoever takes it meanwhile.
         os.link(draft, path)
-    except FileExistsError as taken:
-        raise FileExistsError(taken.errno, taken.strerror, str(path)) from None
     except OSError as error:
-        if error.errno not in _WITHOUT_LINKS or os.path.lexists(path):
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        if error.errno not in _WITHOUT_LINKS:
             raise
         draft.rename(path)

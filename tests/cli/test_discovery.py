@@ -25,6 +25,15 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize("text", ["x.sock", "./x.sock", "unix:x.sock"])
+def test_a_daemon_that_restarts_is_waited_for_however_its_socket_is_named(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    times, slept = iter(range(100)), []
+    with pytest.raises(discovery.UnreachableError):
+        discovery.find_daemon(text, now=lambda: next(times), sleep=slept.append)
+    assert len(slept) == discovery.RESTART_GRACE - 1
+
+
 @pytest.mark.parametrize(("text", "meant"), FORMS.items())
 def test_each_form_of_the_daemons_address_is_read(text, meant):
     assert discovery.parse_address(text, "--socket") == meant

@@ -59,3 +59,13 @@ async def test_a_certificate_that_expires_is_told_of_once_and_again_after_a_chan
         assert credentials.expires is not None
         assert told == ([] if days is None else [("daemon.pem", days)])
         told.clear()
+
+
+def test_a_certificate_whose_expiry_cannot_be_told_is_used(tmp_path: Path) -> None:
+    own = Authority(tmp_path).issue("daemon", "localhost")
+    # The server reads certificates only; what trusts them reads lists of those revoked, too.
+    revoked = "-----BEGIN X509 CRL-----\ndGhhdCBpcyBub3QgZW5vdWdo\n-----END X509 CRL-----\n"
+    Path(own.certificate).write_text(Path(own.certificate).read_text() + revoked)
+    credentials = Demands(certificate_file=own.certificate, key_file=own.key).read()
+    assert credentials.context is not None
+    assert credentials.expires is None

@@ -60,6 +60,17 @@ def test_a_key_is_made_on_a_file_system_without_hard_links(
     assert [each.name for each in tmp_path.iterdir()] == ["lease.key"]
 
 
+def test_the_key_of_another_daemon_that_came_first_is_taken_without_hard_links_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(source: Path, target: Path) -> None:
+        target.write_bytes(b"of another daemon")
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(source), None, str(target))
+
+    monkeypatch.setattr(os, "link", late)
+    assert lease_key_in(tmp_path) == b"of another daemon"
+
+
 def test_a_link_that_leads_nowhere_is_left_to_whoever_made_it(tmp_path: Path) -> None:
     path = tmp_path / "audit.key"
     path.symlink_to(tmp_path / "not-mounted" / "audit.key")
