@@ -74,6 +74,7 @@ class Account(msgspec.Struct, eq=False):
             members of one account mean anything.
         level_rank: The rank of the member that was next last in a `FairQueue`.
         rivals: How many members waited there then.
+        places: In how many queues it has items, itself or through its members.
         service: Seconds of work that were done for this connection, of late: see `used`. Not for accounts
             above.
         served_at: When `service` was last reduced, in seconds of the caller's clock.
@@ -94,6 +95,7 @@ class Account(msgspec.Struct, eq=False):
     rank: float = 0.0
     level_rank: float = 0.0
     rivals: int = 0
+    places: int = 0
     service: float = 0.0
     served_at: float = 0.0
     queued: int = 0

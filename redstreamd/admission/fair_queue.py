@@ -148,6 +148,7 @@ class FairQueue(Generic[ItemT]):
                 # Entries that are out of date have nodes that refer to this one.
                 node.heap.clear()
                 del self._nodes[node.account]
+                node.account.places -= 1
                 above.members -= 1
                 if len(above.heap) > 2 * above.members + 8:
                     self._tidy(above)
@@ -160,6 +161,7 @@ class FairQueue(Generic[ItemT]):
             return node
         above = self._root if account.parent is None else self._node(account.parent)
         self._place(account, above)
+        account.places += 1
         node = self._nodes[account] = _Node(account, above)
         above.members += 1
         heapq.heappush(above.heap, self._entry(node, account.rank))
@@ -173,8 +175,11 @@ class FairQueue(Generic[ItemT]):
             level = max(level, first)
         scale = _scale(above.members)
         rank = max(account.rank, level - scale * CREDIT_SECONDS) if account.rank else level + NEW_SECONDS
-        # The level may be that of another queue, in which others wait.
-        account.rank = min(rank, first + scale * DEBT_SECONDS)
+        if not account.places:
+            # The level may be that of another queue, in which others wait. While it waits in another one
+            # itself, what was forgiven here would put it ahead there of all who got as much.
+            rank = min(rank, first + scale * DEBT_SECONDS)
+        account.rank = rank
 
     def _entry(self, node: _Node[ItemT], rank: float) -> _Entry[ItemT]:
         self._entries += 1

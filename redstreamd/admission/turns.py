@@ -111,10 +111,8 @@ class Turns(trio.abc.Instrument):
         # The account of the task that runs, and since when.
         self._task_account: Account | None = None
         self._task_since = 0.0
-        # What the thread had run when the pass began.
-        self._ran = self._pass_ran = 0.0
-        # For how long others had the processor since then, as far as that was asked.
-        self._lost = 0.0
+        # What the thread had run when the pass began, and when that was last asked.
+        self._ran = self._asked_ran = 0.0
         # Seconds that tasks will take in the next pass, and who has a turn in it without a task.
         self._promised = 0.0
         self._granted: Reading | None = None
@@ -139,10 +137,14 @@ class Turns(trio.abc.Instrument):
             # It is charged when the loop works for another.
             return
         now = time.perf_counter()
+        seconds = now - self._since
+        if seconds > _LONG_SECONDS and not self._is_new_pass:
+            # Not more than the thread ran since that was last asked, which is at least what it ran meanwhile.
+            # So only what was lost in this very time is taken off, never what was lost before.
+            ran = time.thread_time()
+            seconds = min(seconds, ran - self._asked_ran)
+            self._asked_ran = ran
         if self.account is not None:
-            seconds = now - self._since
-            if seconds > _LONG_SECONDS:
-                seconds -= self._lost_since(now)
             self.account.charge(seconds + self.redis_seconds, now)
             self.redis_seconds = 0.0
         self._since = now
@@ -151,13 +153,6 @@ class Turns(trio.abc.Instrument):
             if self._last is not None:
                 self._company_ends = now + _COMPANY_SECONDS
             self._last = account
-
-    def _lost_since(self, now: float) -> float:
-        """Return for how long other programs had the processor in this pass, since this was last asked."""
-        lost = now - self.now - (time.thread_time() - self._pass_ran)
-        found = max(lost - self._lost, 0.0)
-        self._lost += found
-        return found
 
     def before_task_step(self, task: Task) -> None:
         """Count the time for the account of a task: trio's hook."""
@@ -181,8 +176,7 @@ class Turns(trio.abc.Instrument):
                 elif self.is_shared:
                     turn = MIXED_TURN_SECONDS if self.is_light else TURN_SECONDS
                     self.replies_seconds = REPLIES_SECONDS
-                self._ran = self._pass_ran = time.thread_time()
-                self._lost = 0.0
+                self._ran = self._asked_ran = time.thread_time()
                 self.ends = self._turn_ends = self.now + turn
                 if self._light and turn > _LOOK_SECONDS:
                     self.ends = self.now + _LOOK_SECONDS

@@ -217,6 +217,26 @@ def test_who_is_served_alone_in_one_queue_makes_nobody_wait_longer_in_another() 
     assert until_served(work, late) <= 5 * MANY * 0.001
 
 
+def test_what_waits_in_a_queue_that_is_held_up_puts_nobody_ahead_in_another() -> None:
+    accounts = Accounts()
+    one, two, three = connections(accounts, 1, 3)
+    other, held_up = *connections(accounts, 2), *connections(accounts, 3)
+    work = Work(dict.fromkeys([one, two, other, held_up], 0.001))
+    for account in (one, two, other, other):
+        work.add(account)
+    held_up.charge(0.001, 0.0)
+    elsewhere: FairQueue[int] = FairQueue()
+    elsewhere.push(held_up, 1)
+    work.run(2)
+    # Others got 2 s since then.
+    assert elsewhere.pop()[0] is held_up
+    before = work.got.copy()
+    FairQueue[int]().push(three, 1)
+    work.run(0.2)
+    got = [work.got[one] + work.got[two], work.got[other]]
+    assert abs(got[0] - before[one] - before[two] - got[1] + before[other]) <= 0.002
+
+
 class Queue(RuleBasedStateMachine):
     """Operations in any order: nothing is lost, repeated, or out of the order of its account."""
 
@@ -269,6 +289,7 @@ class Queue(RuleBasedStateMachine):
     def teardown(self) -> None:
         popped = [self.queue.pop()[1] for _ in range(len(self.queue))]
         assert sorted(popped) == sorted(number for _, number in self.items)
+        assert not any(each.places for account in self.accounts for each in account.path())
 
 
 TestQueue = Queue.TestCase

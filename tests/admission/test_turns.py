@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import random
 import socket
 import time
 from collections import Counter
@@ -69,6 +70,55 @@ async def test_nobody_is_charged_for_the_time_of_other_programs(turns_clock: Tur
     async with trio.open_nursery() as nursery:
         start(nursery, account, work)
     assert account.rank == pytest.approx(0.002 + 0.002 + 0.005 + 0.003 + 0.001)
+
+
+async def test_each_is_charged_at_least_what_it_ran_and_at_most_its_time_by_the_clock(
+    turns_clock: TurnsClock,
+) -> None:
+    chosen, accounts, turn = random.Random(1), Accounts(), turns()
+    clients = [connection(accounts, pid) for pid in range(3)]
+    for _ in range(200):
+        await trio.lowlevel.checkpoint()
+        for account in chosen.choices([None, *clients], k=chosen.randint(1, 8)):
+            before = [client.rank for client in clients]
+            ran = chosen.choice((0.0002, 0.0009, 0.003))
+            lost = chosen.choice((0.0, 0.0, 0.0001, 0.005))
+            turn.work_for(account)
+            turns_clock.now += ran + lost
+            turns_clock.lost += lost
+            turn.work_for(None)
+            for client, rank in zip(clients, before, strict=True):
+                least, most = (ran, ran + lost) if client is account else (0.0, 0.0)
+                assert least - 1e-9 <= client.rank - rank <= most + 1e-9
+
+
+async def test_what_is_lost_in_the_daemons_own_steps_gives_nobody_more_than_its_share(
+    turns_clock: TurnsClock,
+) -> None:
+    accounts, seconds, enough = Accounts(), Counter[int](), trio.Event()
+
+    async def own() -> None:
+        while True:
+            turns_clock.now += 0.004
+            turns_clock.lost += 0.004
+            await trio.lowlevel.checkpoint()
+
+    async def work(pid: int, step: float) -> None:
+        while True:
+            await next_turn()
+            turns_clock.now += step
+            seconds[pid] += step  # type: ignore[assignment]
+            if seconds.total() >= 0.4:
+                enough.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(own)
+        for number in range(4):
+            start(nursery, connection(accounts, 1, number), work, 1, 0.0012)
+            start(nursery, connection(accounts, 2, number), work, 2, 0.0008)
+        await enough.wait()
+        nursery.cancel_scope.cancel()
+    assert min(seconds[1], seconds[2]) >= 0.4 * seconds.total()
 
 
 async def test_outside_a_call_a_turn_is_a_checkpoint() -> None:
