@@ -1,8 +1,9 @@
 """Reading ranges of entries, bounded in number and bytes, whatever their writers put into them.
 
 A script looks at the size of what it reads. What was just added (`stream_ends`), and what was read before
-(`measured_ranges`), is read by XRANGE. So is an entry that exceeds a page by itself, if it was the last one
-when it was read before: a script takes Redis four times as long to look at 16 MiB as XRANGE to return them.
+(`measured_ranges`), is read by XRANGE. So is an entry that was found to exceed a page by itself, alone, once
+a script has told whether another one follows, which may be as large. A script takes Redis four times as long
+to look at 16 MiB as XRANGE to return them.
 
 Replies come over the bulk connection, so that no short reply waits behind them. A stream that had a large
 page is read over another one from then on, so that pages of other streams do not wait behind its.
@@ -97,8 +98,8 @@ class Pages:
         # Streams that had small pages only, and when a stream of which nothing is known was asked for.
         self._small: dict[str, None] = {}
         self._asked: dict[str, float] = {}
-        # Pages of one entry that is larger than they may be; no entry is known to follow it.
-        self._oversized: dict[PageKey, None] = {}
+        # Pages of one entry that is larger than they may be, and its ID.
+        self._oversized: dict[PageKey, str] = {}
         # What was read in this pass of trio's scheduler by `_new_batch`: key, when it was asked for, entries,
         # the sizes of all in the reply, and the ID of the one after them.
         self._unnoted: list[tuple[PageKey, float, list[RawEntry], list[int], str | None]] = []
@@ -142,13 +143,10 @@ class Pages:
         elif (known := self._ranges.end_for(key)) is not None:
             end, count = known, max_entries
             read = partial(self._known_batch, key)
-        elif key in self._oversized:
-            end, count = last, 1
-            read = partial(self._oversized_batch, key)
+        elif (alone := self._oversized.get(key)) is not None:
+            return self._oversized_plan(key, alone)
         elif may_wait and self._is_looked_at(stream, now):
-            return Plan(
-                ("XLEN", stream), stream, partial(self._looked_at, key), retry_safe=True, role=Role.BULK
-            )
+            return self._behind_look(key)
         else:
             return self._measured(key)
         write = (key.command, stream, key.first, end, "COUNT", count + 1)
@@ -180,9 +178,17 @@ class Pages:
         # One whose reply is lost is over by then, too.
         return asked is not None and now < asked + self._redis.command_timeout
 
-    def _looked_at(self, key: PageKey, _length: Any) -> Batch:
-        """Read a page of a stream that somebody else has looked at: the reply to that came before."""
-        raise UnfinishedError(partial(self._read_known, key))
+    def _behind_look(self, key: PageKey) -> Plan[Batch]:
+        """Plan to read a page of a stream that is looked at for somebody else, behind that."""
+
+        def read(_length: Any) -> Batch:
+            # Who keeps the plan reads at once with it from now on.
+            again = self._measured(key)
+            plan.write, plan.decode, plan.role = again.write, again.decode, again.role
+            raise UnfinishedError(partial(self._read_known, key))
+
+        plan: Plan[Batch] = Plan(("XLEN", key.stream), key.stream, read, retry_safe=True, role=Role.BULK)
+        return plan
 
     async def _read_known(self, key: PageKey) -> Batch:
         # The reply to the look was read in the same pass, and its task may come later in it.
@@ -205,12 +211,12 @@ class Pages:
         size = _size(reply.entries)
         self._note(key.stream, is_large=reply.large or size > _LARGE_BYTES)
         if reply.large:
-            if reply.alone:
-                _remember(self._oversized, key, None)
+            if reply.alone is not None:
+                _remember(self._oversized, key, reply.alone)
             raise UnfinishedError(partial(self._read_known, key))
         batch = Batch(reply_parsing.entries(reply.entries), has_more=reply.beyond is not None)
-        if len(batch.entries) == 1 and size > max(key.max_bytes, _LARGE_BYTES) and not batch.has_more:
-            _remember(self._oversized, key, None)
+        if len(batch.entries) == 1 and size > max(key.max_bytes, _MOST_BYTES):
+            _remember(self._oversized, key, batch.entries[0].id)
         sizes = _sizes(batch.entries, size)
         # A character of text has up to four bytes.
         is_ascii = not isinstance(reply.entries, bytes) or reply.entries.isascii()
@@ -233,14 +239,29 @@ class Pages:
             raise UnfinishedError(partial(self._read_measured, key))
         return Batch(entries, has_more=True)
 
-    def _oversized_batch(self, key: PageKey, raw: Any) -> Batch:
-        entries = reply_parsing.entries(raw)
-        if len(entries) != 1 or _size(raw) <= key.max_bytes:
-            # What follows it may be as large, or it is another entry.
-            self._oversized.pop(key, None)
-        if not entries or sum(map(len, entries[0].words)) <= key.max_bytes:
-            raise UnfinishedError(partial(self._read_measured, key))
-        raise UnfinishedError(partial(_later, Batch(entries[:1], has_more=len(entries) > 1)))
+    def _oversized_plan(self, key: PageKey, alone: str) -> Plan[Batch]:
+        """Plan to ask whether an entry follows the one that exceeds a page, and then to read that one."""
+        operands = {**msgspec.structs.asdict(key), "first": f"({alone}", "max_entries": 0, "most_bytes": 0}
+
+        def read(raw: Any) -> Batch:
+            has_more = _PAGE.read(raw).beyond is not None
+            raise UnfinishedError(partial(self._read_oversized, key, alone, has_more=has_more))
+
+        return Plan(_PAGE.call(operands), key.stream, read, retry_safe=True, role=Role.LARGE)
+
+    async def _read_oversized(self, key: PageKey, alone: str, *, has_more: bool) -> Batch:
+        write = (key.command, key.stream, key.first, key.last, "COUNT", 1)
+
+        def read(raw: Any) -> Batch:
+            entries = reply_parsing.entries(raw)
+            if not entries or entries[0].id != alone or sum(map(len, entries[0].words)) < key.max_bytes:
+                # Something else is there now.
+                self._oversized.pop(key, None)
+                raise UnfinishedError(partial(self._read_measured, key))
+            raise UnfinishedError(partial(_later, Batch(entries, has_more)))
+
+        plan: Plan[Batch] = Plan(write, key.stream, read, retry_safe=True, role=Role.LARGE)
+        return await run_plan(self._redis, plan)
 
     def _new_batch(self, key: PageKey, asked: float, raw: Any) -> Batch:
         entries = reply_parsing.entries(raw)

@@ -8,10 +8,11 @@ import trio
 from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.admission.turns import ACCOUNT
 from redstreamd.policy import Principal
-from redstreamd.redisio import Role
+from redstreamd.redisio import Role, decoder
 from redstreamd.settings import Settings, ToolsSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_pages import Pages
+from redstreamd.streams.plans import run_plan
 from tests.support.buses import ON_REDIS, running_bus
 from tests.support.servers import Server
 
@@ -22,6 +23,12 @@ def _sent(bus: Bus, role: Role) -> int:
     """Return how many commands were sent on the connection of a role."""
     connection = bus.redis.nodes()[0].roles[role].connection
     return 0 if connection is None else connection.pipeline.sent
+
+
+def _calls(server: Server, command: str) -> int:
+    """Return how often Redis has executed a command, also in scripts."""
+    info = server.command("INFO", "commandstats").decode()
+    return sum(int(part.split(",")[0]) for part in info.split(f"cmdstat_{command}:calls=")[1:])
 
 
 @ON_REDIS
@@ -51,7 +58,7 @@ async def test_a_large_page_is_whole_and_the_next_is_asked_for_where_nobody_wait
 
 @ON_REDIS
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-async def test_an_entry_that_exceeds_a_page_and_was_the_last_one_is_read_without_a_script(
+async def test_an_entry_that_exceeds_a_page_is_not_read_by_a_script_again(
     server: Server, direction: str
 ) -> None:
     async with running_bus(server, Settings(tools=ToolsSettings(max_result_bytes=LARGE))) as bus:
@@ -60,16 +67,18 @@ async def test_an_entry_that_exceeds_a_page_and_was_the_last_one_is_read_without
             page = await bus.reader.read("large", direction=direction, count=5)  # type: ignore[arg-type]
             return [entry.id for entry in page.entries], page.has_more
 
-        def scripts() -> int:
-            info = server.command("INFO", "commandstats").decode()
-            return int(info.split("cmdstat_evalsha:calls=")[1].split(",")[0])
+        def counts() -> list[int]:
+            """Return what was sent for large pages, and what Redis executed: scripts, and ranges in all."""
+            ranges = _calls(server, "xrange") + _calls(server, "xrevrange")
+            return [_sent(bus, Role.LARGE), _calls(server, "evalsha"), ranges]
 
         server.command("XADD", "large", "5-0", "text", "x" * 2 * LARGE)
         assert await read() == (["5-0"], False)
-        before = scripts()
+        before = counts()
         for _ in range(3):
             assert await read() == (["5-0"], False)
-        assert scripts() == before
+        # A script has asked what follows the entry, and nothing else; the entry came by a command.
+        assert [after - each for after, each in zip(counts(), before, strict=True)] == [6, 3, 6]
         # Whatever is there now is found.
         server.command("XADD", "large", "6-0", "text", "y")
         expected = (["5-0"], True) if direction == "forward" else (["6-0", "5-0"], False)
@@ -80,6 +89,31 @@ async def test_an_entry_that_exceeds_a_page_and_was_the_last_one_is_read_without
         for _ in range(2):
             ids, more = await read()
             assert (sorted(ids), more) == (["1-0", "2-0", "3-0"], False)
+
+
+@ON_REDIS
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+async def test_of_large_entries_beside_each_other_one_is_in_a_reply(
+    bus: Bus, server: Server, monkeypatch: pytest.MonkeyPatch, direction: str
+) -> None:
+    monkeypatch.setattr(decoder, "MAX_REPLY_BYTES", 3 * LARGE)
+    await bus.redis.wait_connected(Role.BULK)
+    for number in range(1, 4):
+        server.command("XADD", "large", f"{number}-0", "text", "x" * 2 * LARGE)
+    for _ in range(2):
+        cursor, ids, more = None, [], []
+        while not more or more[-1]:
+            page = await bus.reader.read("large", cursor=cursor, direction=direction, count=5)  # type: ignore[arg-type]
+            ids += [entry.id for entry in page.entries]
+            more.append(page.has_more)
+            cursor = page.next_cursor
+        assert ids == (["1-0", "2-0", "3-0"] if direction == "forward" else ["3-0", "2-0", "1-0"])
+        assert more == [True, True, False]
+    # One that comes later is not in a reply with the last one either.
+    server.command("XADD", "large", "4-0", "text", "x" * 2 * LARGE)
+    for _ in range(2):
+        page = await bus.reader.read("large", cursor="2-0", count=5)
+        assert ([entry.id for entry in page.entries], page.has_more) == (["3-0"], True)
 
 
 @ON_REDIS
@@ -110,10 +144,6 @@ async def test_of_those_who_ask_at_once_for_a_stream_that_was_not_read_yet_one_h
     server.command("XADD", "new", "1-0", "text", "x" * size)
     pages = Pages(bus.redis)
 
-    def scripts() -> int:
-        info = server.command("INFO", "commandstats").decode()
-        return sum(int(part.split(",")[0]) for part in info.split("cmdstat_evalsha:calls=")[1:])
-
     async def read() -> None:
         page = await pages.read("new", "-", "+", max_entries=5, max_bytes=1000)
         assert [len(entry.words[1]) for entry in page.entries] == [size]
@@ -125,15 +155,16 @@ async def test_of_those_who_ask_at_once_for_a_stream_that_was_not_read_yet_one_h
 
     # The script itself is loaded, and counted, with the first read of anything.
     await pages.read("none", "-", "+", max_entries=5, max_bytes=1000)
-    before = scripts()
+    before = _calls(server, "evalsha")
     await read_at_once()
-    # What is small is looked at again: that it was read by others is known of large pages only.
-    assert scripts() - before == (1 if size == LARGE else 8)
+    # What is small is looked at again: that it was read by others is known of large pages only. Of those each
+    # is asked whether anything follows.
+    assert _calls(server, "evalsha") - before == (1 + 8 if size == LARGE else 8)
     # Then it is known which connection is the one for it.
     sent = [_sent(bus, Role.BULK), _sent(bus, Role.LARGE)]
     await read_at_once()
     grown = [_sent(bus, Role.BULK) - sent[0], _sent(bus, Role.LARGE) - sent[1]]
-    assert grown == ([8, 0] if size == 1 else [0, 8])
+    assert grown == ([8, 0] if size == 1 else [0, 2 * 8])
 
 
 @ON_REDIS
@@ -148,6 +179,21 @@ async def test_a_look_whose_reply_is_lost_does_not_keep_others_from_looking(bus:
     assert write() != ("XLEN", "new") == write()
     pages._asked["new"] -= bus.redis.command_timeout
     assert write() != ("XLEN", "new") == write()
+
+
+@ON_REDIS
+async def test_a_plan_that_began_behind_a_look_is_one_read_when_it_is_sent_again(
+    bus: Bus, server: Server
+) -> None:
+    pages = Pages(bus.redis)
+    look, plan = (pages.plan("new", "-", "+", max_entries=1, max_bytes=1000) for _ in range(2))
+    assert plan.write == ("XLEN", "new")
+    await run_plan(bus.redis, look)
+    assert not (await run_plan(bus.redis, plan)).entries
+    server.command("XADD", "new", "1-0", "text", "x")
+    request = bus.redis.submit(plan.write, None, plan.stream, plan.role)
+    batch = plan.read(await request.reply())
+    assert [entry.id for entry in batch.entries] == ["1-0"]
 
 
 @ON_REDIS

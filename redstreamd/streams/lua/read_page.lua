@@ -2,13 +2,13 @@
 --
 -- KEYS stream
 -- ARGV command first last max_entries:int max_bytes:int most_bytes:int
--- REPLY entries beyond:text large:bool alone:bool
+-- REPLY entries beyond:text large:bool alone:text
 --
 -- command  XRANGE | XREVRANGE; first and last as it takes them
 -- most_bytes  of the page, for a connection that others wait for; 0 for no bound
 -- large  the page would have more than most_bytes: nothing is returned, it is to be asked for elsewhere
--- alone  its first entry alone fills the page
--- beyond  ID of the entry that follows, if there is one
+-- alone  with large: ID of the first entry, if that fills the page; what follows it was not looked at
+-- beyond  ID of the entry that follows, if there is one; of a page of 0 entries, of the first
 -- entries  {entry ID, {name, value, ...}}; of a page that fits, as JSON in one text, whose bytes need not be UTF-8
 
 -- The size of the next entries is not known. More are read at once while they are small: each call costs as much as
@@ -28,7 +28,7 @@ local function is_large()
   return most_bytes > 0 and max_bytes - bytes_left > most_bytes
 end
 local function leave(page)
-  return reply({entries = {}, large = true, alone = #page == 1 and bytes_left <= 0})
+  return reply({entries = {}, large = true, alone = #page == 1 and bytes_left <= 0 and page[1][1] or nil})
 end
 local function read(page, beyond)
   if is_large() then return leave(page) end
