@@ -23,14 +23,16 @@ class _Shared:
     """One read.
 
     Attributes:
+        plan: What was sent.
         request: The command.
         answered: Set once there is an outcome.
         outcome: The page, or what came in the place of a reply.
     """
 
-    __slots__ = ("answered", "outcome", "request")
+    __slots__ = ("answered", "outcome", "plan", "request")
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan[Batch]) -> None:
+        self.plan: Final = plan
         self.request: Request
         self.answered: Final = trio.Event()
         self.outcome: Batch | Exception
@@ -57,13 +59,13 @@ class SharedPages:
         """
         key = (stream, first, last, max_entries, max_bytes, forward)
         deadline = trio.current_time() + self._redis.command_timeout
-        plan = self._pages.plan(
-            stream, first, last, max_entries=max_entries, max_bytes=max_bytes, forward=forward
-        )
         shared = self._reads.get(key)
         if shared is None or shared.request.sent:
-            shared = _Shared()
-            answer = partial(self._on_reply, key, shared, plan)
+            plan = self._pages.plan(
+                stream, first, last, max_entries=max_entries, max_bytes=max_bytes, forward=forward
+            )
+            shared = _Shared(plan)
+            answer = partial(self._on_reply, key, shared)
             try:
                 shared.request = self._redis.submit(plan.write, answer, stream, plan.role)
             except Exception:  # noqa: BLE001 - it raises the same, or knows what to do about it
@@ -71,14 +73,14 @@ class SharedPages:
             self._reads[key] = shared
         await shared.answered.wait()
         if isinstance(shared.outcome, Exception):
-            return await complete_plan(self._redis, plan, shared.outcome, deadline)
+            return await complete_plan(self._redis, shared.plan, shared.outcome, deadline)
         return shared.outcome
 
-    def _on_reply(self, key: _Key, shared: _Shared, plan: Plan[Batch], reply: Any) -> None:
+    def _on_reply(self, key: _Key, shared: _Shared, reply: Any) -> None:
         if self._reads.get(key) is shared:
             del self._reads[key]
         try:
-            shared.outcome = reply if isinstance(reply, Exception) else plan.read(reply)
+            shared.outcome = reply if isinstance(reply, Exception) else shared.plan.read(reply)
         except Exception as error:  # noqa: BLE001 - raised again by `complete_plan`
             shared.outcome = error
         shared.answered.set()

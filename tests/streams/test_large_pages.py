@@ -182,6 +182,25 @@ async def test_a_look_whose_reply_is_lost_does_not_keep_others_from_looking(bus:
 
 
 @ON_REDIS
+async def test_those_who_share_a_look_share_it_where_the_server_does_not_know_the_script(
+    bus: Bus, server: Server
+) -> None:
+    await bus.redis.wait_connected(Role.BULK)
+    server.command("XADD", "new", "1-0", "text", "x")
+    server.command("SCRIPT", "FLUSH")
+    found: dict[str, list[str]] = {}
+
+    async def read(value: str) -> None:
+        page = await bus.reader.read("new", filter={"text": value})
+        found[value] = [entry.id for entry in page.entries]
+
+    async with trio.open_nursery() as nursery:
+        for value in ("x", "y", "z"):
+            nursery.start_soon(read, value)
+    assert found == {"x": ["1-0"], "y": [], "z": []}
+
+
+@ON_REDIS
 async def test_a_plan_that_began_behind_a_look_is_one_read_when_it_is_sent_again(
     bus: Bus, server: Server
 ) -> None:
