@@ -57,6 +57,9 @@ def load_certificate(context: ssl.SSLContext, certificate: str, key: str | None)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise TlsFileError(key_file, f"it is not the key of the certificate in {certificate}") from None
+        if key is None:
+            reason = "it does not hold a PEM certificate and its key; the key may have a file of its own"
+            raise TlsFileError(certificate, reason) from None
         raise TlsFileError(certificate, f"it and {key_file} hold no PEM certificate and key") from None
 
 

@@ -111,6 +111,8 @@ class Demands(msgspec.Struct, frozen=True):
         Raises:
             SettingsError: One of them cannot be used, or others may read what is secret.
         """
+        # First, because a certificate without its key is no secret.
+        context = None if self.certificate_file is None else self._context(self.certificate_file)
         secret = self.key_file or self.certificate_file
         for key, path in (
             ("key_file" if self.key_file else "certificate_file", secret),
@@ -119,9 +121,8 @@ class Demands(msgspec.Struct, frozen=True):
             if path is not None:
                 _check_private(key, path)
         digests = () if self.token_file is None else _digests(self.token_file)
-        if self.certificate_file is None:
+        if context is None or self.certificate_file is None:
             return Credentials(None, self.client_ca_file is not None, digests)
-        context = self._context(self.certificate_file)
         expires = expiry_of(context, self.certificate_file)
         return Credentials(context, self.client_ca_file is not None, digests, expires)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from redstreamd.errors import SettingsError
 from redstreamd.protection import listener_protection
 from redstreamd.protection.listener_protection import Demands, Protection
 from tests.support.certificates import Authority
@@ -69,3 +70,17 @@ def test_a_certificate_whose_expiry_cannot_be_told_is_used(tmp_path: Path) -> No
     credentials = Demands(certificate_file=own.certificate, key_file=own.key).read()
     assert credentials.context is not None
     assert credentials.expires is None
+
+
+def test_a_certificate_without_its_key_is_no_secret_but_not_enough(tmp_path: Path) -> None:
+    own = Authority(tmp_path).issue("daemon", "localhost")
+    Path(own.certificate).chmod(0o644)
+    with pytest.raises(SettingsError, match="the key may have a file of its own"):
+        Demands(certificate_file=own.certificate).read()
+    both = tmp_path / "both.pem"
+    both.write_text(Path(own.certificate).read_text() + Path(own.key).read_text())
+    both.chmod(0o644)
+    with pytest.raises(SettingsError, match="other users"):
+        Demands(certificate_file=str(both)).read()
+    both.chmod(0o600)
+    assert Demands(certificate_file=str(both)).read().context is not None
