@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from redstreamd.errors import BusError
+from redstreamd.errors.defects import report_defect
 from redstreamd.streams.background import TOLD_AT_ONCE
 from redstreamd.streams.deadlines import Deadline
 from redstreamd.streams.tail_hub import TailHub
@@ -100,12 +101,18 @@ class Sleepers:
             # Else it has left.
             if sleeper.place is not None:
                 self._end(sleeper)
-                sleeper.told(told)
+                try:
+                    sleeper.told(told)
+                except Exception as exc:  # noqa: BLE001 - the others, and all that the hub does, depend on it
+                    report_defect("a wait could not be told what was found", exc)
 
     def fail(self, sleeper: Sleeper, error: Exception) -> None:
         """Take a member out, and tell it an error."""
         self.forget(sleeper)
-        sleeper.failed(error)
+        try:
+            sleeper.failed(error)
+        except Exception as exc:  # noqa: BLE001 - as above
+            report_defect("a wait could not be told its error", exc)
 
     def forget(self, sleeper: Sleeper) -> None:
         """Take somebody out, if it is still a member, and count it no more."""

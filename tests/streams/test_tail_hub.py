@@ -11,6 +11,7 @@ import trio.testing
 
 from redstreamd.admission.claims import WAITS, Limit
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.defects import Defect
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.standalone import Standalone
@@ -20,6 +21,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp, decode
 from redstreamd.streams.reading import Waited
 from redstreamd.streams.tail_hub import TailHub
+from redstreamd.streams.waiting import TaskSleeper, Told
 from redstreamd.streams.watches import Watch
 from tests.support.buses import KEY, asleep, running_bus
 from tests.support.counts import counts
@@ -253,6 +255,27 @@ async def test_a_wait_that_ends_while_it_is_read_for_leaves_its_stream_watched(s
         await until(lambda: told)
         assert [entry.id for _, entry in told[0].entries] == ["1-2"]
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("wanted", [None, {"k": "b"}])
+async def test_one_who_cannot_be_told_harms_nobody_else(
+    bus: Bus, server: Server, defects: list[Defect], wanted: dict[str, str] | None
+) -> None:
+    class Broken(TaskSleeper, eq=False):
+        def told(self, told: Told) -> None:
+            raise RuntimeError("a defect")
+
+    wait = bus.reader.wait_after(["s"], "0-0", 10, 20.0, wanted)
+    sleepers = [Broken(wait.ends()), TaskSleeper(wait.ends())]
+    for sleeper in sleepers:
+        wait.join(sleeper)
+    await asleep(bus, 2)
+    server.command("XADD", "s", "1-1", "k", "b")
+    await sleepers[1].woken.wait()
+    assert [entry.id for _, entry in sleepers[1].outcome.found.entries] == ["1-1"]
+    assert [str(defect.error) for defect in defects] == ["a defect"]
+    # The hub goes on, and nobody is left.
+    assert bus.hub.statistics().watches == len(bus.places) == 0
 
 
 async def test_what_is_read_for_those_who_are_woken_does_not_hold_up_pushes(bus: Bus, server: Server) -> None:
