@@ -60,7 +60,6 @@ class Place:
         "_looks",
         "_nothing_since",
         "_places",
-        "_plan",
         "_position",
         "_request",
         "_retry",
@@ -77,7 +76,6 @@ class Place:
         self._places = places
         self._search = search
         self._position = position
-        self._plan: Plan[Look] | None = None
         self._sleepers = Sleepers(places.hub)
         # Reads so far, the one under way included.
         self._looks = 0
@@ -198,12 +196,10 @@ class Place:
         if self._retry is not None:
             places.hub.deadlines.remove(self._retry)
             self._retry = None
-        plan = self._plan
         try:
             if self._is_watching and self._read_and_arm():
                 return
-            if plan is None:
-                plan = self._plan = self._search.plan(self._position)
+            plan = self._search.plan(self._position)
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not leave anybody asleep
             self._end_failed(error)
             return
@@ -377,7 +373,6 @@ class Place:
     def move(self, position: Hashable) -> None:
         """Go on from another position; see `Places.move`."""
         self._position = position
-        self._plan = None
 
     def _close_if_empty(self) -> None:
         if self._sleepers:

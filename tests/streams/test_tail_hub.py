@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import msgspec
 import pytest
@@ -254,6 +255,22 @@ async def test_a_wait_that_ends_while_it_is_read_for_leaves_its_stream_watched(s
         server.command("XADD", "s", "1-2", "f", "v")
         await until(lambda: told)
         assert [entry.id for _, entry in told[0].entries] == ["1-2"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_began_behind_the_first_look_at_a_stream_reads_again_in_one_round_trip(
+    bus: Bus, server: Server
+) -> None:
+    server.command("XADD", "s", "1-1", "f", "v")
+    async with trio.open_nursery() as nursery:
+        for count in (1, 2):
+            nursery.start_soon(partial(bus.reader.wait, ["s"], cursor="1-1", count=count, timeout_seconds=60))
+        await asleep(bus, 2)
+        traffic = bus.redis.traffic()[Role.BULK]
+        commands = traffic.commands
+        bus.hub.notify("s")
+        await asleep(bus, 2)
+        assert traffic.commands == commands + 2
         nursery.cancel_scope.cancel()
 
 
