@@ -27,6 +27,8 @@ from redstreamd.redisio.redis_request import Request
 from redstreamd.redisio.script import ScriptCall
 from redstreamd.streams.armed_keys import QUEUED, ArmedKeys
 from redstreamd.streams.concurrency import MAX_IN_FLIGHT, gather
+from redstreamd.streams.deadlines import Deadlines
+from redstreamd.streams.life_signs import LifeSigns
 from redstreamd.streams.watches import Watcher
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class NodeArming:
     Attributes:
         node: The node.
         queue: Keys for the task. Those that are not QUEUED any more are skipped.
+        signs: Whether the node is there.
     """
 
     # Invariant: keys are armed at once only while is_tracking; so the number of such an arming is greater
@@ -58,6 +61,7 @@ class NodeArming:
         peer: Callable[[Node], NodeArming],
         arm: Callable[[list[bytes]], None],
         *,
+        deadlines: Deadlines,
         sweep_seconds: float,
         poll_seconds: float,
     ) -> None:
@@ -69,11 +73,13 @@ class NodeArming:
             keys: Their state.
             peer: Returns the same for another node.
             arm: Arms keys at the nodes that serve them.
+            deadlines: Keep the time.
             sweep_seconds: As for `TailHub`.
             poll_seconds: As for `TailHub`.
         """
         self.node: Final = node
         self.queue: set[bytes] = set()
+        self.signs: Final = LifeSigns(deadlines, self._ping)
         self._redis = redis
         self._keys = keys
         self._peer = peer
@@ -183,6 +189,12 @@ class NodeArming:
             # All of its keys are armed again on the next connection.
             return
 
+    def _ping(self, then: Callable[[Any], None]) -> None:
+        try:
+            self.node.roles[Role.WATCH].pipeline.enqueue(("PING",), then, is_own=True)
+        except (ConnectionEnded, BusError) as error:
+            then(error)
+
     def stop(self) -> None:
         """End `run`, for good: the node does not serve keys any more."""
         self._is_stopped = True
@@ -291,6 +303,7 @@ class NodeArming:
     ) -> None:
         key = None
         if not isinstance(reply, Exception):
+            self.signs.note()
             key = self._keys.note(name, arming, self, armed=self.is_tracking)
         try:
             then(reply)
@@ -309,6 +322,7 @@ class NodeArming:
         if isinstance(reply, Exception):
             self._on_error(names, arming, reply)
         else:
+            self.signs.note()
             self._keys.end(names, arming, self, armed=self.is_tracking, is_absent=reply == 0)
 
     def _on_error(self, names: list[bytes], arming: int, error: Exception) -> None:

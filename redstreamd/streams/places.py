@@ -124,8 +124,10 @@ class Place:
         if self._is_looking:
             sleeper.since = self._looks if self._can_be_joined else self._looks + 1
         elif self._knows_of_nothing and not (self._sleepers.is_due_first(sleeper) and sleeper.is_over):
-            sleeper.since = self._looks
+            # It is not read for: a read that fails later is its first one.
+            sleeper.since = self._looks + 1
             self._sleepers.fall_asleep(sleeper, self._on_time)
+            self._places.hub.expect_life(self)
             # There may be too many waits.
             self._close_if_empty()
         else:
@@ -146,6 +148,23 @@ class Place:
             if self._request is not None:
                 # All whom it concerns are here already.
                 self._request.send_now()
+
+    def heard(self) -> None:
+        """Take those who have not been read for as if they had: the server was there after they came."""
+        if not self._is_looking:
+            for sleeper in self._sleepers:
+                if sleeper.since > self._looks:
+                    sleeper.is_asleep = True
+
+    def unheard(self) -> None:
+        """Read for those who have not been read for. That the server did not answer was their first try."""
+        if self._is_looking:
+            return
+        unread = [sleeper for sleeper in self._sleepers if sleeper.since > self._looks]
+        for sleeper in unread:
+            sleeper.is_asleep, sleeper.has_repeated = False, True
+        if unread:
+            self.wake()
 
     def _on_time(self) -> None:
         """Read once more if somebody's time is over."""
@@ -319,6 +338,7 @@ class Place:
         for sleeper in newcomers:
             # Else it was moved to another place.
             if sleeper.place is self:
+                sleeper.is_asleep = True
                 sleepers.fall_asleep(sleeper, self._on_time)
         if self._is_looking:
             return

@@ -52,7 +52,6 @@ class Sleepers:
             except BusError as error:
                 self.fail(sleeper, error)
                 return
-        sleeper.is_asleep = True
         self.wake_by(sleeper.deadline, on_time)
 
     def is_due_first(self, sleeper: Sleeper) -> bool:

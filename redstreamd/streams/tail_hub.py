@@ -53,6 +53,7 @@ from redstreamd.redisio.redis_request import Request
 from redstreamd.streams.armed_keys import QUEUED, REFUSED, ArmedKeys, WatchedKey
 from redstreamd.streams.background import Background
 from redstreamd.streams.deadlines import Deadlines
+from redstreamd.streams.life_signs import Relying
 from redstreamd.streams.node_arming import ASKED_AT_ONCE, NodeArming
 from redstreamd.streams.watches import Watch, Watcher
 
@@ -258,6 +259,13 @@ class TailHub:
         key = self._keys.all.get(name)
         return 0 if key is None or key.end != (key.armed, last_id) else key.armed
 
+    def expect_life(self, who: Relying) -> None:
+        """Tell one whose keys are armed, and who has not read, whether those who push are there."""
+        for name in who.keys:
+            at = self._keys.all[name].at
+            if at is not None:
+                at.signs.expect(who)
+
     def notify(self, key: str) -> None:
         """Wake the watchers of `key`, for changes that the server does not push, such as a release."""
         known = self._keys.all.get(key.encode())
@@ -335,6 +343,7 @@ class TailHub:
                 self._keys,
                 self._peer,
                 self._arm,
+                deadlines=self.deadlines,
                 sweep_seconds=self._sweep_seconds,
                 poll_seconds=self._poll_seconds,
             )
@@ -412,6 +421,7 @@ class TailHub:
         peer = self._nodes.get(node)
         if message[0] != b"invalidate" or peer is None:
             return
+        peer.signs.note()
         keys = self._keys.all
         # FLUSHALL and FLUSHDB push null: every key changed.
         changed = list(keys) if message[1] is None else message[1]

@@ -128,7 +128,8 @@ class Sleeper(msgspec.Struct, eq=False):
         place: Where it waits; None before and after.
         since: The number of the first read of the place that counts for it.
         claim: Its place below the limit of waits; None before it has one.
-        is_asleep: Whether its first read has ended.
+        is_asleep: Whether its first read has ended; of one that began without a read, whether the server was
+            there after that.
     """
 
     deadline: float

@@ -184,6 +184,24 @@ async def test_a_wait_outlives_a_server_that_is_slow_and_fails_with_one_that_han
             server.signal(signal.SIGCONT)
 
 
+async def test_a_short_wait_that_began_without_a_read_is_not_empty_if_the_server_hangs() -> None:
+    with start_redis() as server:
+        server.command("XADD", STREAM, "1-1", "n", "1")
+        async with bus_at(Target(path=server.path), command_timeout=0.3) as bus:
+            with bus.hub.watch([STREAM]) as watch:
+                await watch.changed()
+                await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=0)
+            reads = bus.redis.traffic()[Role.BULK].commands
+            server.signal(signal.SIGSTOP)
+            with pytest.raises(BusError) as hung:
+                # It ends before the server is asked whether it is there.
+                await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=0.1)
+            assert hung.value.code in (Code.CONNECTION_ERROR, Code.TIMEOUT)
+            # The look at its end.
+            assert bus.redis.traffic()[Role.BULK].commands == reads + 1
+            server.signal(signal.SIGCONT)
+
+
 async def test_a_deadline_holds_for_tools_when_the_network_is_slow(redis: Server, clock: Clock) -> None:
     async with proxy_to(redis.path) as proxy, bus_at(through(proxy), command_timeout=0.3) as bus:
         # The tools are compiled with the first call, which is not what is timed.

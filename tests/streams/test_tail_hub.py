@@ -258,6 +258,41 @@ async def test_a_wait_that_ends_while_it_is_read_for_leaves_its_stream_watched(s
         nursery.cancel_scope.cancel()
 
 
+async def known_ends(bus: Bus, server: Server, streams: list[str]) -> None:
+    """Have the hub know that nothing follows 1-1 in the streams."""
+    for stream in streams:
+        server.command("XADD", stream, "1-1", "f", "v")
+    with bus.hub.watch(streams) as watch:
+        await watch.changed()
+        for stream in streams:
+            await bus.reader.wait([stream], cursor="1-1", timeout_seconds=0)
+
+
+async def test_many_who_begin_without_a_read_cost_redis_one_question_and_end_empty(
+    bus: Bus, server: Server
+) -> None:
+    streams = [f"s{number}" for number in range(50)]
+    await known_ends(bus, server, streams)
+    traffic = bus.redis.traffic()
+    reads, asked = traffic[Role.BULK].commands, traffic[Role.WATCH].commands
+    told: list[Waited] = []
+
+    async def wait(stream: str) -> None:
+        told.append(await bus.reader.wait([stream], cursor="1-1", timeout_seconds=1))
+
+    async with trio.open_nursery() as nursery:
+        for stream in streams:
+            nursery.start_soon(wait, stream)
+        await until(lambda: bus.hub.waiting == 50)
+        assert traffic[Role.BULK].commands == reads
+    assert len(told) == 50
+    assert not any(waited.entries for waited in told)
+    # The connection may have asked by itself, too.
+    assert 1 <= traffic[Role.WATCH].commands - asked <= 2
+    # Each has looked at its end.
+    assert traffic[Role.BULK].commands == reads + 50
+
+
 async def test_who_began_behind_the_first_look_at_a_stream_reads_again_in_one_round_trip(
     bus: Bus, server: Server
 ) -> None:
