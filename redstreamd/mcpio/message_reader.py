@@ -236,7 +236,12 @@ class MessageReader:
                     line = lines.pop()
                     if splitter.held:
                         splitter.took(line)
-                    taken = await session.take_long(line, outbox)
+                    try:
+                        taken = await session.take_long(line, outbox)
+                    except trio.Cancelled:
+                        # For `run_rest` or the successor.
+                        splitter.put_back(line)
+                        raise
                     turn.work_for(account)
                 else:
                     line, self._refused = self._refused, b""
@@ -273,7 +278,14 @@ class MessageReader:
             if (answer := jsonrpc.too_long(line.beginning, limits)) is not None:
                 self._outbox.send(answer)
         elif not openings.is_blank(line):
-            await self._session.handle(line, self._outbox)
+            session = self._session
+            try:
+                decoded = await session.decode(line)
+            except trio.Cancelled:
+                # Likewise.
+                self.splitter.put_back(line)
+                raise
+            await session.handle_at_once(decoded, len(line), self._outbox)
 
     def _is_foreign(self) -> bool:
         """Look at how the client begins; if it speaks another protocol, answer, end, and return True.

@@ -193,7 +193,10 @@ class Session:
         return self.take_call(plain_calls.decode(message, self.limits), len(message), sink)
 
     async def take_long(self, message: bytes, sink: Sink) -> bool:
-        """Serve a long message as `take` does, in steps, between which others are served."""
+        """Serve a long message as `take` does, in steps, between which others are served.
+
+        Cancellation: nothing was done; the message can be served again.
+        """
         if self._direct_path is None or self.draining.is_set():
             return False
         call = plain_calls.decode(message, self.limits)
@@ -239,10 +242,24 @@ class Session:
         """
         await self.handle_decoded(jsonrpc.decode(message, self.limits), len(message), sink)
 
+    async def decode(self, message: bytes) -> Message | Batch:
+        """Decode a message for `handle_at_once`; of a long one, the rest is another part of work.
+
+        Cancellation: nothing was done; the message can be decoded again.
+        """
+        decoded = jsonrpc.decode(message, self.limits)
+        if len(message) >= LONG_FOR_THE_KERNEL:
+            await turns().part(self.account)
+        return decoded
+
     async def handle_decoded(self, decoded: Message | Batch, size: int, sink: Sink) -> None:
         """As `handle`, with what `jsonrpc.decode` has made of a message of so many bytes."""
         if size >= LONG_FOR_THE_KERNEL:
             await turns().part(self.account)
+        await self.handle_at_once(decoded, size, sink)
+
+    async def handle_at_once(self, decoded: Message | Batch, size: int, sink: Sink) -> None:
+        """As `handle_decoded`, in the same part of work: nothing is waited for until it is in flight."""
         if not isinstance(decoded, Batch):
             await self._handle(decoded, size, sink)
         elif not self.takes_batches:
