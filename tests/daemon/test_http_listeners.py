@@ -36,7 +36,7 @@ from redstreamd.settings import HttpSettings, Kind, ListenAddress, load
 from redstreamd.streamable_http.http_places import Hosts
 from tests.metrics.collecting import parsed
 from tests.support.certificates import Authority
-from tests.support.daemon import META, Daemon, running_daemon
+from tests.support.daemon import META, Daemon, read_resource, running_daemon
 from tests.support.servers import Server, free_port
 from tests.support.waiting import wait_until
 
@@ -198,6 +198,33 @@ def test_tokens_hosts_and_limits_change_with_a_reload(redis: Server, tmp_path: P
         assert ask(connection, "/healthz")[0] == 200
         assert token not in daemon.log
         assert post(connection, ours | {"X-Long": "x" * 5000}, *adding)[0] == 431
+
+
+def test_a_reload_that_ends_a_listen_leaves_no_subscription_of_it(redis: Server, tmp_path: Path) -> None:
+    """The token is asked for where the listen is told of what the policy takes from it."""
+    tokens, config = tmp_path / "tokens", tmp_path / "redstreamd.toml"
+    config.write_text("")
+    new_token(tokens, "ann")
+    with serving(redis, "--config", str(config)) as (daemon, connection):
+        params = {"notifications": {"resourcesListChanged": True}, "_meta": META}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params}
+        headers = MODERN | {"Mcp-Method": "subscriptions/listen"}
+        connection.request("POST", "/mcp", json.dumps(message), headers)
+        response = connection.getresponse()
+        # It is acknowledged.
+        assert response.readline()
+
+        def subscriptions() -> int:
+            found: int = read_resource(daemon.path, "redstream://health")["subscriptions"]["subscriptions"]
+            return found
+
+        assert subscriptions() == 1
+        rules = '["http* may read on kept:*", "unix may manage on *"]'
+        config.write_text(f'[policy]\nrules = {rules}\n[http]\ntoken_file = "{tokens}"\n')
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "settings reloaded" in daemon.log)
+        response.read()
+        wait_until(lambda: subscriptions() == 0)
 
 
 def new_token(tokens: Path, name: str) -> str:

@@ -16,7 +16,7 @@ import trio
 
 from redstreamd.admission.claims import SUBSCRIPTIONS, Limit, SharedLimit
 from redstreamd.admission.turns import ACCOUNT
-from redstreamd.streams.subscriptions.feeds import Feeds, Listener
+from redstreamd.streams.subscriptions.feeds import UNKNOWN, Feeds, Listener
 from redstreamd.streams.subscriptions.topics import Topic
 
 #: Changes of so many topics are written one by one. Of more some may come together, and then are one write.
@@ -109,6 +109,10 @@ class Updates:
         """Record a version that a caller observed, and notify subscribers that know another."""
         self._feeds.observe(topic, version)
 
+    def has(self, subscriber: Subscriber) -> bool:
+        """Return whether a subscriber is open."""
+        return subscriber in self._subscribers
+
     def forget(self, subscriber: Subscriber) -> None:
         """Remove a subscriber that was closed."""
         self._subscribers.discard(subscriber)
@@ -140,7 +144,7 @@ class Subscriber:
         return len(self._listeners)
 
     async def add(self, name: str, topic: Topic, *, known: str | None = None) -> str:
-        """Subscribe to `topic` under `name`; a name in use keeps its topic.
+        """Subscribe to `topic` under `name`; a name in use keeps its topic. Once closed, do nothing.
 
         Args:
             name: Its name for the client.
@@ -161,6 +165,10 @@ class Subscriber:
                 existing.known = known
                 self._changes.pop(name, None)
             return existing.known or ""
+        if not self._updates.has(self):
+            # Nobody would close it again.
+            await trio.lowlevel.checkpoint()
+            return known or UNKNOWN
         claim = self._updates.limit.claim(ACCOUNT.get())
         try:
             listener = self._feeds.join(topic, self, name)
