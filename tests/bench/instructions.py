@@ -42,17 +42,18 @@ _SLOWER: Final = 50
 _START_SECONDS: Final = 300
 _COLUMNS: Final = ("handshake", "2026-07-28", "floor")
 
-# The first argument is what turns are longer by, and the time that Redis has to reply to a PING.
+# The first argument is what turns are longer by, and the time that Redis has to reply to a PING or is silent.
 _DAEMON: Final = """
 import sys
 from redstreamd.admission import turns
 from redstreamd.redisio.topology import Topology
 from redstreamd.service import collector
-from redstreamd.streams import takes
+from redstreamd.streams import life_signs, takes
 for module in (turns, collector):
     for name in [name for name in vars(module) if name.endswith("_SECONDS")]:
         setattr(module, name, getattr(module, name) * float(sys.argv[1]))
-takes.NO_SCAN_SECONDS *= float(sys.argv[1])
+for module, name in ((takes, "NO_SCAN_SECONDS"), (life_signs, "QUIET_SECONDS")):
+    setattr(module, name, getattr(module, name) * float(sys.argv[1]))
 Topology.__init__.__kwdefaults__["ping_timeout"] *= float(sys.argv[1])
 from redstreamd.cli import main
 sys.argv[1:2] = []
