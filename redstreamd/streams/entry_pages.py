@@ -182,13 +182,9 @@ class Pages:
         """Plan to read a page of a stream that is looked at for somebody else, behind that."""
 
         def read(_length: Any) -> Batch:
-            # Who keeps the plan reads at once with it from now on.
-            again = self._measured(key)
-            plan.write, plan.decode, plan.role = again.write, again.decode, again.role
             raise UnfinishedError(partial(self._read_known, key))
 
-        plan: Plan[Batch] = Plan(("XLEN", key.stream), key.stream, read, retry_safe=True, role=Role.BULK)
-        return plan
+        return Plan(("XLEN", key.stream), key.stream, read, retry_safe=True, role=Role.BULK)
 
     async def _read_known(self, key: PageKey) -> Batch:
         # The reply to the look was read in the same pass, and its task may come later in it.

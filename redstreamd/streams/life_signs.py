@@ -31,8 +31,8 @@ class Relying(Protocol):
 
     keys: frozenset[bytes]
 
-    def heard(self) -> None:
-        """Note that it was there after the last `expect`; must not block or raise."""
+    def heard(self, at: float) -> None:
+        """Note that it was there at a time, by trio's clock; must not block or raise."""
         ...
 
     def unheard(self) -> None:
@@ -65,7 +65,7 @@ class LifeSigns:
         self._heard_at = trio.current_time()
 
     def expect(self, who: Relying) -> None:
-        """Tell somebody whether the server is there from now on; once, also if called again until then."""
+        """Tell somebody whether the server is there from now on; once for all calls until then."""
         now = trio.current_time()
         relying = self._relying
         if not self._is_timed:
@@ -87,19 +87,19 @@ class LifeSigns:
         if due > now:
             self._relying = quiet
         else:
-            self._ask(partial(self._on_reply, list(quiet)))
+            self._ask(partial(self._on_reply, list(quiet), now))
         self._deadlines.add(due if now < due < math.inf else now + QUIET_SECONDS, self._on_time)
-        for who in relying:
-            if who not in quiet:
-                who.heard()
+        for who, (first, _) in relying.items():
+            if first < heard_at:
+                who.heard(heard_at)
 
-    def _on_reply(self, asked: list[Relying], reply: Any) -> None:
+    def _on_reply(self, asked: list[Relying], asked_at: float, reply: Any) -> None:
         # Any reply is a sign of life, also an error.
         is_there = not isinstance(reply, ConnectionEnded | BusError)
         if is_there:
             self.note()
         for who in asked:
-            if not is_there:
+            if is_there:
+                who.heard(asked_at)
+            else:
                 who.unheard()
-            elif who not in self._relying:
-                who.heard()

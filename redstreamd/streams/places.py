@@ -125,7 +125,7 @@ class Place:
             sleeper.since = self._looks if self._can_be_joined else self._looks + 1
         elif self._knows_of_nothing and not (self._sleepers.is_due_first(sleeper) and sleeper.is_over):
             # It is not read for: a read that fails later is its first one.
-            sleeper.since = self._looks + 1
+            sleeper.since, sleeper.began = self._looks + 1, trio.current_time()
             self._sleepers.fall_asleep(sleeper, self._on_time)
             self._places.hub.expect_life(self)
             # There may be too many waits.
@@ -149,20 +149,22 @@ class Place:
                 # All whom it concerns are here already.
                 self._request.send_now()
 
-    def heard(self) -> None:
-        """Take those who have not been read for as if they had: the server was there after they came."""
+    def heard(self, at: float) -> None:
+        """Take those who have not been read for as if they had, if the server was there after they came."""
         if not self._is_looking:
             for sleeper in self._sleepers:
-                if sleeper.since > self._looks:
+                if sleeper.since > self._looks and sleeper.began < at:
                     sleeper.is_asleep = True
 
     def unheard(self) -> None:
         """Read for those who have not been read for. That the server did not answer was their first try."""
         if self._is_looking:
             return
-        unread = [sleeper for sleeper in self._sleepers if sleeper.since > self._looks]
+        unread = [
+            sleeper for sleeper in self._sleepers if sleeper.since > self._looks and not sleeper.is_asleep
+        ]
         for sleeper in unread:
-            sleeper.is_asleep, sleeper.has_repeated = False, True
+            sleeper.has_repeated = True
         if unread:
             self.wake()
 

@@ -127,6 +127,7 @@ class Sleeper(msgspec.Struct, eq=False):
         has_repeated: Whether that was done.
         place: Where it waits; None before and after.
         since: The number of the first read of the place that counts for it.
+        began: When it began, by trio's clock, if that was without a read.
         claim: Its place below the limit of waits; None before it has one.
         is_asleep: Whether its first read has ended; of one that began without a read, whether the server was
             there after that.
@@ -138,6 +139,7 @@ class Sleeper(msgspec.Struct, eq=False):
     has_repeated: bool = False
     place: Place | None = None
     since: int = 0
+    began: float = 0.0
     claim: Claim | None = None
     is_asleep: bool = False
 

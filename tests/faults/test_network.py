@@ -202,6 +202,34 @@ async def test_a_short_wait_that_began_without_a_read_is_not_empty_if_the_server
             server.signal(signal.SIGCONT)
 
 
+async def test_a_wait_that_began_without_a_read_outlives_a_hang_whoever_comes_meanwhile() -> None:
+    with start_redis() as server:
+        server.command("XADD", STREAM, "1-1", "n", "1")
+        async with bus_at(Target(path=server.path), command_timeout=0.3) as bus:
+            with bus.hub.watch([STREAM]) as watch:
+                await watch.changed()
+                await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=0)
+            found = []
+
+            async def wait() -> None:
+                waited = await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=60)
+                found.extend(entry.id for _, entry in waited.entries)
+
+            before = bus.redis.traffic()[Role.WATCH].commands
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                # The server was asked whether it is there.
+                await until(lambda: bus.redis.traffic()[Role.WATCH].commands > before)
+                await trio.sleep(0.2)
+                server.signal(signal.SIGSTOP)
+                with pytest.raises(BusError):
+                    await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=60)
+                server.signal(signal.SIGCONT)
+                await until(lambda: bus.redis.status().roles[Role.WATCH].connected)
+                server.command("XADD", STREAM, "2-1", "n", "2")
+            assert found == ["2-1"]
+
+
 async def test_a_deadline_holds_for_tools_when_the_network_is_slow(redis: Server, clock: Clock) -> None:
     async with proxy_to(redis.path) as proxy, bus_at(through(proxy), command_timeout=0.3) as bus:
         # The tools are compiled with the first call, which is not what is timed.

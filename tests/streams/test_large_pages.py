@@ -8,11 +8,12 @@ import trio
 from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.admission.turns import ACCOUNT
 from redstreamd.policy import Principal
-from redstreamd.redisio import Role, decoder
+from redstreamd.redisio import Role, connect_errors, decoder
+from redstreamd.redisio.redis_errors import ReplyLost
 from redstreamd.settings import Settings, ToolsSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_pages import Pages
-from redstreamd.streams.plans import run_plan
+from redstreamd.streams.plans import complete_plan
 from tests.support.buses import ON_REDIS, running_bus
 from tests.support.servers import Server
 
@@ -201,18 +202,24 @@ async def test_those_who_share_a_look_share_it_where_the_server_does_not_know_th
 
 
 @ON_REDIS
-async def test_a_plan_that_began_behind_a_look_is_one_read_when_it_is_sent_again(
+async def test_those_who_share_a_plan_behind_a_look_each_go_on_where_its_reply_was_lost(
     bus: Bus, server: Server
 ) -> None:
-    pages = Pages(bus.redis)
-    look, plan = (pages.plan("new", "-", "+", max_entries=1, max_bytes=1000) for _ in range(2))
-    assert plan.write == ("XLEN", "new")
-    await run_plan(bus.redis, look)
-    assert not (await run_plan(bus.redis, plan)).entries
     server.command("XADD", "new", "1-0", "text", "x")
-    request = bus.redis.submit(plan.write, None, plan.stream, plan.role)
-    batch = plan.read(await request.reply())
-    assert [entry.id for entry in batch.entries] == ["1-0"]
+    pages = Pages(bus.redis)
+    _, plan = (pages.plan("new", "-", "+", max_entries=1, max_bytes=1000) for _ in range(2))
+    assert plan.write == ("XLEN", "new")
+    found: list[str] = []
+
+    async def go_on() -> None:
+        lost = ReplyLost(connect_errors.SHUTTING_DOWN)
+        batch = await complete_plan(bus.redis, plan, lost, trio.current_time() + 10)
+        found.extend(entry.id for entry in batch.entries)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(go_on)
+    assert found == ["1-0"] * 3
 
 
 @ON_REDIS

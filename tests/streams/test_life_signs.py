@@ -29,8 +29,10 @@ class Waiter:
 
     def __init__(self) -> None:
         self.told: list[bool] = []
+        self.began = trio.current_time()
 
-    def heard(self) -> None:
+    def heard(self, at: float) -> None:
+        assert self.began < at
         self.told.append(True)
 
     def unheard(self) -> None:
