@@ -197,6 +197,8 @@ class Place:
             and bool(known)
             and all(known)
             and known == self._places.hub.armed_by(self.keys)
+            # Else any one of them would be a sign of life of all.
+            and self._places.hub.are_at_one_server(self.keys)
             and self._places.are_connected(self._search.streams)
             and not self._places.hub.draining
         )

@@ -35,7 +35,7 @@ redirects (ASK) to the node that said so before.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -258,6 +258,10 @@ class TailHub:
         """Return what `armed_by` returns for a key, if it was noted that nothing follows an entry; else 0."""
         key = self._keys.all.get(name)
         return 0 if key is None or key.end != (key.armed, last_id) else key.armed
+
+    def are_at_one_server(self, keys: Collection[bytes]) -> bool:
+        """Return whether one server pushes the changes of all keys, which are watched."""
+        return len(keys) == 1 or len({self._keys.all[name].at for name in keys}) == 1
 
     def expect_life(self, who: Relying) -> None:
         """Tell one whose keys are armed, and who has not read, whether those who push are there."""

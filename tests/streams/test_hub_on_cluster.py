@@ -105,6 +105,20 @@ async def test_one_wait_at_streams_of_all_nodes_gets_what_any_of_them_gets(clust
             assert [stream for stream, _ in found[0].entries] == [name]
 
 
+async def test_who_waits_at_streams_of_two_nodes_reads_though_nothing_has_changed(cluster: Cluster) -> None:
+    """Else a sign of life of the one node would stand for the other, which may hang."""
+    names = cluster.keys_on_each()[:2]
+    async with running_bus(cluster) as bus, trio.open_nursery() as nursery:
+        nursery.start_soon(partial(bus.reader.wait, names, timeout_seconds=60))
+        await armed(bus, *names)
+        # It looks once more when they are.
+        await trio.sleep(0.3)
+        before = bus.redis.traffic()[Role.BULK].commands
+        nursery.start_soon(partial(bus.reader.wait, names, timeout_seconds=60))
+        await until(lambda: bus.redis.traffic()[Role.BULK].commands - before >= len(names))
+        nursery.cancel_scope.cancel()
+
+
 async def test_no_arming_command_is_refused_for_its_slots_and_ten_thousand_keys_are_armed(
     cluster: Cluster,
 ) -> None:
