@@ -15,6 +15,7 @@ import trio
 
 from redstreamd.redisio.target import Target
 from tests.faults.calling import bus_at, by_bus
+from tests.support.append_only import drop_torn_transaction
 from tests.support.counts import counts
 from tests.support.daemon import running_daemon
 from tests.support.fair_clock import Clock
@@ -105,3 +106,33 @@ def test_the_daemon_serves_again_soon_after_redis_does(times: int, rng: random.R
             with measured:
                 assert clock() - began < 2.5
         assert daemon.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("start", "is_mended", "entries"),
+    [(start_redis, True, 1), (start_redis, False, 2), (start_valkey, False, 1)],
+)
+def test_a_transaction_written_in_part_comes_back_with_redis_unless_it_is_removed(
+    start: Callable[..., AbstractContextManager[Server]], is_mended: bool, entries: int
+) -> None:
+    """What the other tests remove, and docs/reliability.md tells to: it is Redis that executes it later."""
+    script = "redis.call('XADD', KEYS[1], '*', 'n', ARGV[1]) redis.call('SET', KEYS[2], ARGV[1])"
+
+    def add(number: str) -> None:
+        server.command("EVAL", script, "2", "s", "key", number)
+
+    with start(*PERSISTENT) as server:
+        add("1")
+        server.kill()
+        [path] = server.directory.glob("**/appendonly*.incr.aof")
+        data = path.read_bytes()
+        # The kill fell into the write of the second command.
+        path.write_bytes(data[: data.rindex(b"SET")])
+        if is_mended:
+            drop_torn_transaction(server.directory)
+        server.start()
+        assert (server.command("XLEN", "s"), server.command("GET", "key")) == (0, None)
+        add("2")
+        server.kill()
+        server.start()
+        assert server.command("XLEN", "s") == entries

@@ -23,6 +23,8 @@ import attrs
 import hiredis
 import pytest
 
+from tests.support.append_only import drop_torn_transaction
+
 
 def missing(what: str, install: str) -> None:
     """Skip the running test because `what` is absent; in CI, fail it."""
@@ -161,8 +163,9 @@ class Server:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Stop it as a crash would."""
+        """Stop it as a crash would, and mend what that leaves of its data, as an administrator would."""
         self._end(signal.SIGKILL)
+        drop_torn_transaction(self.directory)
 
     def _end(self, how: signal.Signals) -> None:
         if self.process is not None:
