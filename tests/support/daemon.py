@@ -133,8 +133,18 @@ class Daemon:
         return call(self.path, tool, arguments)
 
 
+class StoppingError(ConnectionError):
+    """The daemon stops and did not execute the request: to be sent again, as where a connection ended."""
+
+
 def call(path: str, tool: str, arguments: Mapping[str, Any], timeout: float = 180) -> dict[str, Any]:
-    """Make one call in the 2026-07-28 era and return its result; raise on a protocol error."""
+    """Make one call in the 2026-07-28 era and return its result.
+
+    Raises:
+        StoppingError: The daemon stops.
+        OSError: As from the socket.
+        RuntimeError: Another protocol error.
+    """
     return ask_line(path, request(1, tool, arguments), timeout)
 
 
@@ -158,6 +168,8 @@ def ask_line(path: str, line: bytes, timeout: float) -> dict[str, Any]:
             answer += data
     response: dict[str, Any] = json.loads(answer)
     if "error" in response:
+        if (response["error"].get("data") or {}).get("stopping"):
+            raise StoppingError(response["error"])
         raise RuntimeError(response["error"])
     result: dict[str, Any] = response["result"]
     return result
