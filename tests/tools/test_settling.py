@@ -115,6 +115,20 @@ async def test_only_what_no_other_group_needs_is_deleted(bus: Bus, server: Serve
     assert left == [ids[0], ids[2]]
 
 
+async def test_nothing_is_kept_for_a_group_where_an_operator_removed_it_before(
+    bus: Bus, server: Server
+) -> None:
+    there, *gone = await add(bus, 3)
+    await call(bus, "group_create", stream="s", group="other")
+    taken = await take(bus, count=3)
+    server.command("XDEL", "s", *gone)
+    done = await call(bus, "work_done", lease=taken["lease"], entry_ids=gone, delete=True)
+    assert done["done"] == gone
+    assert "kept_for" not in done
+    assert (await call(bus, "work_done", lease=taken["lease"], delete=True))["kept_for"] == "other"
+    assert server.command("XRANGE", "s", "-", "+")[0][0].decode() == there
+
+
 async def test_a_reply_never_shortens_a_lease(bus: Bus, server: Server) -> None:
     await ask(bus)
     await add(bus)

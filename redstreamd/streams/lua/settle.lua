@@ -17,8 +17,8 @@
 -- attempts       pairs of entry ID and attempt
 -- outcomes       for each pair: done | extended | retried | dead | already | lost
 -- due            the latest due time of what was extended or delayed
--- kept_for       a group for which entries were not deleted
--- too_many       how many groups the stream has, if nothing was deleted because of it
+-- kept_for       a group for which entries were not deleted; none for what was deleted before
+-- too_many       how many groups the stream has, if nothing was deleted because of it; then kept_for has no name
 -- shortened      leases that end earlier than before
 -- now            by the group's clock, if it was used
 -- Raises NOGROUP if the group does not exist (any more).
@@ -88,6 +88,10 @@ local function needed_by(id)
   end
 end
 
+local function exists(id)
+  return redis.call('XRANGE', stream, id, id)[1] ~= nil
+end
+
 local function dead_letter(id, pending, member)
   local why = reason == '' and 'max_deliveries' or reason
   local size, refused = add_dead_letter(stream, group, dead_letters, history, pending, why)
@@ -110,8 +114,12 @@ end
 local actions = {
   done = function(id, pending, member)
     acknowledge(id, member)
-    local other = not too_many and needed_by(id)
-    if other then kept_for = other elseif not too_many then redis.call('XDEL', stream, id) end
+    local other = too_many and '' or needed_by(id)
+    if not other then
+      redis.call('XDEL', stream, id)
+    elseif not kept_for and exists(id) then
+      kept_for = other
+    end
     return 'done'
   end,
   extend = extend,
@@ -172,7 +180,7 @@ for index = attempts, #ARGV, 2 do
 end
 local answer = reply({
   outcomes = outcomes, due = latest and string.format('%.0f', latest - clock.ahead), kept_for = kept_for,
-  shortened = shortened, now = now, clock_name = clock.name, too_many = too_many,
+  shortened = shortened, now = now, clock_name = clock.name, too_many = kept_for and too_many,
 })
 if call_record_ms > 0 then redis.call('SET', call_record, cjson.encode(answer), 'PX', call_record_ms) end
 return answer
