@@ -187,6 +187,7 @@ async def kill_under_load(
             # Stopped first: once all clients wait, each has a call that is not answered.
             daemon.process.send_signal(signal.SIGSTOP)
             await trio.testing.wait_all_tasks_blocked(2 * _PAUSE_SECONDS)
+            history.fault("kill of the daemon")
             daemon.process.kill()
             outcome.kills += 1
 

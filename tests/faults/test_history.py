@@ -66,6 +66,29 @@ def test_a_run_with_too_little_traffic_is_invalid() -> None:
         History().judge_work([], pending=0, finished=1, once=True)
 
 
+async def test_a_problem_comes_with_all_that_its_writer_was_told_and_what_was_done_meanwhile() -> None:
+    answers = iter([Code.OUTCOME_UNKNOWN, Code.CONNECTION_ERROR, Code.CONNECTION_ERROR])
+
+    async def add(entry: dict[str, Any], key: str | None) -> tuple[str, bool]:
+        code = next(answers, None)
+        if code is not None:
+            raise BusError(code, "m", cause="because", next_step="n")
+        return entry_id, False
+
+    found = History()
+    found.fault("kill")
+    entry_id = f"{found.faults[0][0]}-0"
+    await found.add_with_key(add, 7)
+    (problem,) = found.problems([stored(7, "1-0"), stored(7, entry_id)])
+    for told in (
+        f"7 is there twice: 1-0 and {entry_id}",
+        "attempts=4",
+        "OUTCOME_UNKNOWN: because; 2 times ",
+        f": {entry_id}; faults: {found.faults[0][0]}: kill",
+    ):
+        assert told in problem, told
+
+
 async def test_answers_are_taken_down_as_what_the_writer_knows() -> None:
     answers = iter([Code.OUTCOME_UNKNOWN, Code.CONNECTION_ERROR, Code.CONNECTION_ERROR, Code.TIMEOUT])
 

@@ -73,8 +73,11 @@ async def test_nothing_acknowledged_is_lost_when_redis_is_killed_under_load(
                     if patience.cancelled_caught:
                         raise InvalidRun(f"{acknowledged - before} acknowledged in a minute")
                     await trio.sleep(rng.uniform(0.0, 0.05))
-                    await trio.to_thread.run_sync(server.kill)
+                    history.fault("kill")
+                    removed = await trio.to_thread.run_sync(server.kill)
+                    history.fault(f"start without {removed!r}" if removed else "start")
                     await trio.to_thread.run_sync(server.start)
+                    history.fault("started")
                 stopping = True
         history.judge(entries_of(server, "s"), acknowledged=kills * LOAD)
     assert any(line.attempts > 1 for line in history.lines.values()) or kills < 20

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
@@ -69,6 +70,31 @@ class Line:
     code: str = ""
 
 
+@attrs.define
+class Calls:
+    """Calls of one writer for one entry, one after the other, that ended in the same way.
+
+    Attributes:
+        began: When the first was made, in milliseconds since the epoch, as entry IDs count them.
+        outcome: Code and cause of the error, or the entry ID.
+        ended: When the last had its answer; None while it waits.
+        number: How many they are.
+    """
+
+    began: int
+    outcome: str = "no answer"
+    ended: int | None = None
+    number: int = 1
+
+    def __str__(self) -> str:
+        times = f"{self.number} times " if self.number > 1 else ""
+        return f"{times}{self.began}..{self.ended}: {self.outcome}"
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
 def content(number: int) -> dict[str, Any]:
     """Return the entry with this number: recomputed by the judge, so that a changed value is found."""
     return {"n": number, "body": hashlib.sha256(b"%d" % number).hexdigest()}
@@ -79,11 +105,15 @@ class History:
 
     Attributes:
         lines: Number of an entry -> its line.
+        calls: Number of an entry -> what its writer called, as far as `add` and `add_with_key` did.
+        faults: What was done to the servers: when, in milliseconds since the epoch, and what.
         finished: Entry ID -> how often a worker was told that its work on it is done.
     """
 
     def __init__(self) -> None:
         self.lines: dict[int, Line] = {}
+        self.calls: dict[int, list[Calls]] = {}
+        self.faults: list[tuple[int, str]] = []
         self.finished: Counter[str] = Counter()
 
     def count(self, told: Told) -> int:
@@ -93,7 +123,7 @@ class History:
     async def add(self, add: Add, number: int) -> Line:
         """Add the entry `number` once, without a key, and take down what the answer was."""
         try:
-            entry_id, _ = await add(content(number), None)
+            entry_id, _ = await self._call(add, number, None)
             line = Line(Told.ACKNOWLEDGED, entry_id)
         except BusError as error:
             line = Line(told_by(error.code), code=error.code.value)
@@ -107,13 +137,48 @@ class History:
         while True:
             attempts += 1
             try:
-                entry_id, duplicate = await add(content(number), f"key {number}")
+                entry_id, duplicate = await self._call(add, number, f"key {number}")
             except BusError:
                 await trio.sleep(_ASK_AGAIN_SECONDS)
             else:
                 line = Line(Told.ACKNOWLEDGED, entry_id, True, duplicate, attempts)
                 self.lines[number] = line
                 return line
+
+    async def _call(self, add: Add, number: int, key: str | None) -> tuple[str, bool]:
+        calls = self.calls.setdefault(number, [])
+        call = Calls(_now())
+        calls.append(call)
+        try:
+            entry_id, duplicate = await add(content(number), key)
+            call.outcome = f"{entry_id}, known" if duplicate else entry_id
+        except BusError as error:
+            call.outcome = f"{error.code}: {error.cause}"
+            raise
+        finally:
+            call.ended = _now()
+            if len(calls) > 1 and calls[-2].outcome == call.outcome:
+                calls.pop()
+                calls[-1].ended = call.ended
+                calls[-1].number += 1
+        return entry_id, duplicate
+
+    def fault(self, what: str) -> None:
+        """Take down that something is done to a server now."""
+        self.faults.append((_now(), what))
+
+    def told(self, number: int, *entry_ids: str) -> str:
+        """Return everything that is known of one entry's writer, with the faults of that time."""
+        calls = self.calls.get(number, [])
+        times = [int(each.partition("-")[0]) for each in entry_ids]
+        times += [each for call in calls for each in (call.began, call.ended) if each is not None]
+        # An entry that comes back does so when its server starts, and with the ID that it had.
+        near = [
+            f"{at}: {what}"
+            for at, what in self.faults
+            if times and min(times) - 1_000 <= at <= max(times) + 5_000
+        ]
+        return f"({self.lines.get(number)}; calls: {'; '.join(map(str, calls))}; faults: {'; '.join(near)})"
 
     def judge(self, entries: Iterable[tuple[str, Mapping[str, str]]], *, acknowledged: int) -> None:
         """Compare with what is in the stream.
@@ -130,7 +195,7 @@ class History:
         if self.count(Told.ACKNOWLEDGED) < acknowledged:
             raise InvalidRun(f"only {self.count(Told.ACKNOWLEDGED)} acknowledged, {acknowledged} demanded")
         problems = self.problems(entries)
-        assert not problems, f"{len(problems)} problems: {problems[:20]}"
+        assert not problems, f"{len(problems)} problems: " + "\n".join(problems[:20])
 
     def problems(self, entries: Iterable[tuple[str, Mapping[str, str]]]) -> list[str]:
         """Return what is wrong with the entries of the stream, given in its order."""
@@ -141,15 +206,18 @@ class History:
             if number not in self.lines:
                 problems.append(f"{number} was never written")
             if number in found:
-                problems.append(f"{number} is there twice: {found[number]} and {entry_id}")
+                ids = (found[number], entry_id)
+                problems.append(f"{number} is there twice: {' and '.join(ids)} {self.told(number, *ids)}")
             if fields["body"] != content(number)["body"]:
-                problems.append(f"{number} has changed")
+                problems.append(f"{number} has changed {self.told(number, entry_id)}")
             found[number] = entry_id
         for number, line in self.lines.items():
             if line.told is Told.ACKNOWLEDGED and found.get(number) != line.entry_id:
-                problems.append(f"{number} was acknowledged as {line.entry_id}: {found.get(number)}")
+                told = self.told(number, *filter(None, (line.entry_id, found.get(number))))
+                problems.append(f"{number} was acknowledged as {line.entry_id}: {found.get(number)} {told}")
             if line.told is Told.REFUSED and number in found:
-                problems.append(f"{number} was refused ({line.code}) and is there")
+                told = self.told(number, found[number])
+                problems.append(f"{number} was refused ({line.code}) and is there {told}")
         return problems
 
     def judge_work(self, entry_ids: Iterable[str], *, pending: int, finished: int, once: bool) -> None:

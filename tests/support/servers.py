@@ -162,10 +162,14 @@ class Server:
         """Stop it cleanly."""
         self._end(signal.SIGTERM)
 
-    def kill(self) -> None:
-        """Stop it as a crash would, and mend what that leaves of its data, as an administrator would."""
+    def kill(self) -> bytes:
+        """Stop it as a crash would, and mend what that leaves of its data, as an administrator would.
+
+        Returns:
+            What had to be removed of its append-only file.
+        """
         self._end(signal.SIGKILL)
-        drop_torn_transaction(self.directory)
+        return drop_torn_transaction(self.directory)
 
     def _end(self, how: signal.Signals) -> None:
         if self.process is not None:
