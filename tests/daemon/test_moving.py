@@ -17,14 +17,21 @@ import attrs
 from redis.crc import key_slot
 
 from tests.support.counts import long
-from tests.support.daemon import PROGRAM, Daemon, call, clean_environment, home, read_resource, running_daemon
+from tests.support.daemon import (
+    PROGRAM,
+    RETRYABLE,
+    Daemon,
+    call,
+    clean_environment,
+    home,
+    read_resource,
+    running_daemon,
+)
 from tests.support.servers import Server, free_port, redis_binary
 from tests.support.waiting import wait_until
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text("utf-8")
 
-#: What a client may be told meanwhile: nothing was done, or nobody knows, which a key is for.
-RETRYABLE = {"CONNECTION_ERROR", "OUTCOME_UNKNOWN", "TIMEOUT"}
 LIVE = "live:jobs"
 WORK = {"group": "workers", "consumer": "one"}
 #: Slots that move in the test; the page moves two thirds of all, which takes a minute.

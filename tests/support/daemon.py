@@ -79,6 +79,9 @@ META = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {},
 }
+#: What any call may be told while a server comes and goes: it was not executed, or nobody knows.
+RETRYABLE = frozenset({"CONNECTION_ERROR", "OUTCOME_UNKNOWN", "TIMEOUT"})
+
 _PING = b'{"jsonrpc": "2.0", "id": 0, "method": "ping"}\n'
 
 

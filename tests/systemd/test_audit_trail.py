@@ -76,7 +76,7 @@ def test_each_destructive_call_is_found_again_and_a_journal_that_was_changed_is_
     listening.systemctl("start", REDIS)
     expected = []
     with Agent(listening) as agent:
-        wait_until(lambda: "code" not in agent.call("stream_list"))
+        agent.settled("stream_list")
         agent.call("stream_add", stream=STREAM, entries=[{"secret": "s3cr3t"}, {"n": 2}])
         agent.call("group_create", **ON, start="earliest")
         lease = agent.call("work_take", **ON, consumer="c")["lease"]
@@ -92,7 +92,9 @@ def test_each_destructive_call_is_found_again_and_a_journal_that_was_changed_is_
             assert agent.call("stream_read", stream="others:test:s")["code"] == "PERMISSION_DENIED"
     listening.systemctl("restart", SERVICE)
     with Agent(listening) as agent:
-        agent.call("stream_manage", stream=STREAM, action="delete", dry_run=False)
+        agent.settled("stream_list")
+        gone = agent.call("stream_manage", stream=STREAM, action="delete", dry_run=False)
+        assert gone["code"] == "STREAM_NOT_FOUND"
     expected.append(("stream_manage", "delete"))
 
     audited = ("REDSTREAMD_PRINCIPAL=mcp", "REDSTREAMD_EVENT=call_audited")

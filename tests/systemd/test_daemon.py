@@ -19,6 +19,7 @@ import pytest
 
 from tests.support import slow_loading
 from tests.support.counts import long
+from tests.support.daemon import RETRYABLE
 from tests.support.measured import measured
 from tests.support.waiting import wait_until
 from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, REPOSITORY, Container, clean_up, install_units
@@ -76,6 +77,13 @@ class Agent:
         result = self.ask("tools/call", {"name": tool, "arguments": arguments})
         return {**result["structuredContent"], "isError": result.get("isError", False)}
 
+    def settled(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """The same once it is answered with no error that passes, as before the daemon has found Redis."""
+        settled: dict[str, Any] = wait_until(
+            lambda: (told := self.call(tool, **arguments)).get("code") not in RETRYABLE and told
+        )
+        return settled
+
 
 @pytest.fixture
 def host(container: Container) -> Iterator[Container]:
@@ -120,7 +128,7 @@ def test_the_socket_for_metrics_is_for_its_group_and_outlives_the_daemon(listeni
     listed = listening.run("stat", "--format=%U:%G %a", "/run/redstreamd/metrics.sock").stdout.strip()
     assert listed == "root:redstreamd-metrics 660"
     with Agent(listening) as agent:
-        added = agent.call("stream_add", stream="units:tests:metrics", entries=[{"n": "1"}])
+        added = agent.settled("stream_add", stream="units:tests:metrics", entries=[{"n": "1"}])
         assert not added["isError"], added
         page = scraped(listening)
         assert 'tool_call_duration_seconds_count{outcome="ok",tool="stream_add"} 1.0' in page
@@ -129,7 +137,8 @@ def test_the_socket_for_metrics_is_for_its_group_and_outlives_the_daemon(listeni
         for name in ("resident_memory_bytes", "open_descriptors", "max_descriptors", "cpu_seconds_total"):
             assert float(re.findall(rf"^redstreamd_{name} (\S+)$", page, re.MULTILINE)[0]) > 0
     listening.systemctl("restart", SERVICE)
-    assert "redstreamd_redis_usable 1.0" in scraped(listening)
+    # It is ready before it has found Redis.
+    wait_until(lambda: "redstreamd_redis_usable 1.0" in scraped(listening))
     assert listening.systemctl("is-active", SERVICE, METRICS).split() == ["active", "active"]
 
 
@@ -160,7 +169,7 @@ def test_beyond_the_bound_status_is_served_and_names_the_process_that_holds_most
             wait_until(lambda: "rejected" in listening.show(SERVICE, "StatusText")["StatusText"])
             # Who has less is served, and whoever has most gives a connection for it.
             with Agent(listening) as agent:
-                assert not agent.call("stream_list").get("isError")
+                assert not agent.settled("stream_list").get("isError")
         finally:
             holder.communicate()
     clients = report["clients"]
@@ -244,7 +253,9 @@ def test_a_killed_daemon_is_back_and_what_it_acknowledged_is_there(listening: Co
                 target=listening.kill, args=(listening.main_pid(SERVICE), signal.SIGKILL)
             )
             while True:
-                added = agent.call("stream_add", stream="svc:test:killed", entries=[{"n": len(acknowledged)}])
+                added = agent.settled(
+                    "stream_add", stream="svc:test:killed", entries=[{"n": len(acknowledged)}]
+                )
                 acknowledged += added["ids"]
                 # It goes on adding until that takes effect.
                 if len(acknowledged) >= 20 * life and killer.ident is None:
@@ -253,7 +264,7 @@ def test_a_killed_daemon_is_back_and_what_it_acknowledged_is_there(listening: Co
     with Agent(listening) as agent:
         found: set[str] = set()
         cursor: dict[str, Any] = {"start": "earliest"}
-        while page := agent.call("stream_read", stream="svc:test:killed", count=100, **cursor):
+        while page := agent.settled("stream_read", stream="svc:test:killed", count=100, **cursor):
             found |= {entry["id"] for entry in page["entries"]}
             if not page["entries"]:
                 break
@@ -283,8 +294,7 @@ def test_the_embedded_server_is_confined_heals_in_place_and_may_load_for_longer_
         assert its == ours + 100
         # Whoever kills the server, the OOM killer too: the unit goes on, and so does this connection.
         listening.kill(pid, signal.SIGKILL)
-        wait_until(lambda: "streams" in agent.call("stream_list"))
-        [entry] = agent.call("stream_read", stream=stream, start="earliest")["entries"]
+        [entry] = agent.settled("stream_read", stream=stream, start="earliest")["entries"]
         assert entry["id"] == added
     assert listening.show(SERVICE, "NRestarts", "ActiveState") == {"NRestarts": "0", "ActiveState": "active"}
     assert "the embedded server was ended by SIGKILL" in listening.journal(SERVICE)
@@ -330,7 +340,7 @@ def test_redis_over_its_unix_socket_without_any_network(listening: Container) ->
     try:
         drop_in(listening, shipped.read_text())
         with Agent(listening) as agent:
-            assert len(agent.call("stream_add", stream="svc:test:unix", entries=[{"n": 1}])["ids"]) == 1
+            assert len(agent.settled("stream_add", stream="svc:test:unix", entries=[{"n": 1}])["ids"]) == 1
     finally:
         listening.systemctl("stop", SERVICE, REDIS)
         configuration.write_text(original)
@@ -349,7 +359,7 @@ def test_two_users_are_told_apart_where_the_unit_does_not_hide_them(listening: C
             entry = json.dumps({"stream": "svc:test:users", "entries": [{"uid": uid}]})
             listening.run(*as_user, f"{PREFIX}/bin/redstreamd", "call", "stream_add", entry)
         with Agent(listening) as agent:
-            read = agent.call("stream_read", stream="svc:test:users", start="earliest")
+            read = agent.settled("stream_read", stream="svc:test:users", start="earliest")
         senders = [entry["sender"] for entry in read["entries"]]
         listening.systemctl("stop", SERVICE)
     assert senders == ["mcp/uid:4001", "mcp/uid:4002", "mcp/uid:unknown", "mcp/uid:unknown"]
@@ -380,8 +390,8 @@ def test_the_originals_form_of_a_unit_works_with_the_listening_socket_as_standar
     host.systemctl("start", f"{unit}.socket")
     try:
         with Agent(host, door) as one, Agent(host, door) as other:
-            [added] = one.call("stream_add", stream="svc:test:original", entries=[{"n": 1}])["ids"]
-            [entry] = other.call("stream_read", stream="svc:test:original", start="earliest")["entries"]
+            [added] = one.settled("stream_add", stream="svc:test:original", entries=[{"n": 1}])["ids"]
+            [entry] = other.settled("stream_read", stream="svc:test:original", start="earliest")["entries"]
         assert entry["id"] == added
     finally:
         host.systemctl("stop", f"{unit}.socket", f"{unit}.service")

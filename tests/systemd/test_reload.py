@@ -49,6 +49,7 @@ class Load:
     def __enter__(self) -> Self:
         for agent in self._agents:
             agent.__enter__()
+        self._agents[0].settled("stream_list")
         for thread in self._threads:
             thread.start()
         return self

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.counts import LONG
-from tests.support.daemon import call
+from tests.support.daemon import RETRYABLE, call
 from tests.support.waiting import wait_until
 from tests.systemd.harness import Container, booted, install_environment, install_units
 from tests.systemd.installing import CHECKOUT, OFFLINE, WHEELS, damage, put_checkout, snapshot
@@ -46,14 +46,20 @@ def host() -> Iterator[Container]:
 
 def tool(host: Container, name: str, **arguments: Any) -> dict[str, Any]:
     """Call a tool over the activated socket and return its structured content."""
-    for _attempt in range(20):
-        # Who is connected while the daemon is killed has to come again.
+
+    def answer() -> dict[str, Any] | None:
+        # Who is connected while the daemon is killed has to come again, and so has who comes before it has
+        # found Redis.
         with contextlib.suppress(ConnectionError):
             result = call(str(host.path("/run/redstreamd/mcp.sock")), name, arguments)
-            assert not result.get("isError"), result
-            answer: dict[str, Any] = result["structuredContent"]
-            return answer
-    raise AssertionError("the daemon does not stay")
+            content: dict[str, Any] = result["structuredContent"]
+            if not result.get("isError"):
+                return content
+            assert content["code"] in RETRYABLE, result
+        return None
+
+    content: dict[str, Any] = wait_until(answer)
+    return content
 
 
 def lease_of(host: Container, number: int) -> str:
