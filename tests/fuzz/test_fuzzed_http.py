@@ -190,7 +190,14 @@ def test_no_request_crashes_the_daemon_or_disturbs_another_client(
         before, memory = descriptors(pid), rss_kib(pid) * 1024
         forget_peak(pid)
         polite = trio.run(attacked, field, running.port, seconds - early, rng, seen)
-        peak, growth = peak_bytes(pid), rss_kib(pid) * 1024 - memory
+        peak = peak_bytes(pid)
+
+        def growth() -> int:
+            return rss_kib(pid) * 1024 - memory
+
+        # What a peak has left goes back once the daemon has been idle for a second.
+        wait_until(lambda: growth() <= GROWTH, timeout_seconds=60)
+        grown = growth()
         # But for connections to Redis that were made meanwhile.
         wait_until(lambda: descriptors(pid) <= before + 3, timeout_seconds=60)
         field.judge()
@@ -199,7 +206,7 @@ def test_no_request_crashes_the_daemon_or_disturbs_another_client(
     record_property(
         FIGURE,
         f"fuzz of HTTP ({repeat}): {seen.requests} requests, {dict(sorted(seen.statuses.items()))}, peak "
-        f"{peak >> 20} MiB, {growth >> 20} MiB more; a polite client p50 "
+        f"{peak >> 20} MiB, {grown >> 20} MiB more; a polite client p50 "
         f"{', '.join(f'{each:.1f}' for each in beside)} ms",
     )
     assert (seen.bad, [each for each in DEFECTS if each in log]) == ([], []), f"{repeat}\n{log[-3_000:]}"
@@ -208,7 +215,6 @@ def test_no_request_crashes_the_daemon_or_disturbs_another_client(
         assert (each.lost, each.refused) == (0, []), repeat
     with measured:
         assert peak <= GOAL_PEAK, repeat
-        assert growth <= GROWTH, repeat
         assert all(
             there <= 3 * alone_ms + LONGEST_TURN for there, alone_ms in zip(beside, ours, strict=True)
         ), f"{repeat}: {beside} ms, alone {ours} ms"

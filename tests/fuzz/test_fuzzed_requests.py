@@ -19,6 +19,7 @@ from tests.fuzz.requests import Lines
 from tests.support.counts import counts
 from tests.support.daemon import running_daemon
 from tests.support.mcp_client import EraName, RawClient, open_stream, raw_client
+from tests.support.measured import measured
 from tests.support.servers import Server
 
 #: Lines on one connection, after which there is a new one.
@@ -75,7 +76,7 @@ async def fuzz(path: str, make: Lines, seen: Seen, until: float) -> None:
                 seen.lines += STEP
                 probe = client.request("tools/list", request_id=f"probe {number}")
                 await client.send(probe)
-                with trio.fail_after(20):
+                with trio.fail_after(60):
                     seen.take(await client.answer_to(probe["id"]))
                 for message in client.passed_over:
                     seen.take(message)
@@ -139,6 +140,7 @@ def test_no_line_crashes_the_daemon_or_disturbs_another_client(
     assert seen.lines >= 2 * CONNECTIONS * STEP, repeat
     assert (polite.lost, polite.refused) == (0, []), repeat
     assert peak <= GOAL_PEAK, repeat
-    assert all(
-        there <= 3 * alone_ms + LONGEST_TURN for there, alone_ms in zip(beside, before, strict=True)
-    ), f"{repeat}: {beside} ms, alone {before} ms"
+    with measured:
+        assert all(
+            there <= 3 * alone_ms + LONGEST_TURN for there, alone_ms in zip(beside, before, strict=True)
+        ), f"{repeat}: {beside} ms, alone {before} ms"
