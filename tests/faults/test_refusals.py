@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -68,12 +69,30 @@ async def test_a_full_server_is_named_called_upon_with_pauses_and_used_when_ther
                 assert clock() - began < 2.5
 
 
+async def seen_while(run: Callable[[], object], is_seen: Callable[[], bool], nursery: trio.Nursery) -> None:
+    """Run what blocks until its effect was seen: once more, if this process was held up meanwhile."""
+
+    async def run_beside(over: trio.Event) -> None:
+        await trio.to_thread.run_sync(run)
+        over.set()
+
+    while True:
+        over = trio.Event()
+        nursery.start_soon(run_beside, over)
+        await until(lambda: is_seen() or over.is_set())  # noqa: B023
+        if not over.is_set():
+            return
+
+
 async def test_the_first_call_after_loading_succeeds_within_a_second(server: Server, clock: Clock) -> None:
     with slow_loading(server, 1.0):
         async with running_bus(server) as bus, trio.open_nursery() as nursery:
             await bus.redis.ping()
-            nursery.start_soon(trio.to_thread.run_sync, server.command, "DEBUG", "RELOAD")
-            await until(lambda: str(server.command("PING")).startswith("LOADING"))
+            await seen_while(
+                lambda: server.command("DEBUG", "RELOAD"),
+                lambda: str(server.command("PING")).startswith("LOADING"),
+                nursery,
+            )
             served = trio.Event()
 
             async def add() -> None:
@@ -231,10 +250,10 @@ async def test_a_long_script_is_waited_for_and_its_end_noticed_within_a_second(
             await bus.redis.ping()
 
             def run_loop() -> None:
+                replies.clear()
                 replies.append(redis.command("EVAL", loop, 0))
 
-            nursery.start_soon(trio.to_thread.run_sync, run_loop)
-            await until(lambda: str(redis.command("PING")).startswith("BUSY"))
+            await seen_while(run_loop, lambda: str(redis.command("PING")).startswith("BUSY"), nursery)
             served = trio.Event()
 
             async def add() -> None:
