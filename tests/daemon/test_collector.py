@@ -182,7 +182,9 @@ def test_the_memory_of_connections_that_ended_is_free_again(redis: Server, conne
         # what is recorded of the last calls stays for a second or two.
         wait_for(lambda: grown() <= max(2_000, ended))
         print(f"{grown()} blocks more after {ended} connections")
-        assert figures(daemon)["process"]["memory_bytes"] <= before["process"]["memory_bytes"] + (32 << 20)
+        # What a peak has left goes back once the daemon has been idle for a second.
+        most = before["process"]["memory_bytes"] + (32 << 20)
+        wait_for(lambda: figures(daemon)["process"]["memory_bytes"] <= most)
 
 
 @pytest.mark.limit(120)
