@@ -219,7 +219,8 @@ def test_pauses_are_short_beside_a_thousand_waits_and_are_reported(redis: Server
         assert after["collections"] > before["collections"]
         assert after["seconds"] > 0
         assert 0 < after["recent_longest_seconds"] <= after["longest_seconds"]
-        assert seen <= SEEN
         with measured:
+            # Of a pass that comes late, more is new.
+            assert seen <= SEEN
             assert after["longest_seconds"] <= max(0.005, SHARE * everything)
         assert after["full"] == 0
