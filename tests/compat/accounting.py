@@ -126,6 +126,11 @@ class Client:
         connection.sendall(request(1, tool, arguments))
         return connection
 
+    def forget(self) -> None:
+        """Forget all that was taken; for a server that was emptied."""
+        for known in (self.finished, self.dead_lettered, self._streams):
+            known.clear()
+
     def close(self) -> None:
         """Close the connections of calls that were begun."""
         for connection in self._connections:
