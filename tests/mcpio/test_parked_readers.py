@@ -108,8 +108,15 @@ async def test_a_task_goes_on_with_what_is_left_and_at_the_end() -> None:
         client.theirs.sendall(b"one")
         assert await client.reader.receive()
         client.theirs.sendall(b"two")
-        with trio.testing.assert_checkpoints(), trio.move_on_after(0.05):
-            await client.reader.receive()
+
+        async def receive() -> None:
+            with trio.testing.assert_checkpoints():
+                await client.reader.receive()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await until(lambda: client.taken == [b"one", b"two"])
+            nursery.cancel_scope.cancel()
         # While no task waits for more nothing is read.
         client.theirs.sendall(b"three")
         await trio.sleep(0.01)
