@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 from mcp import Client
 
 from redstreamd.errors.defects import Defect, on_defect
+from redstreamd.errors.remedies import ENVIRONMENT_FILE, note_places
 from redstreamd.streams.bus import Bus
 from tests.support import measured
 from tests.support.buses import running_bus
@@ -143,6 +144,13 @@ def defects() -> Iterator[list[Defect]]:
     former = on_defect(reported.append)
     yield reported
     on_defect(former)
+
+
+@pytest.fixture(autouse=True)
+def places() -> Iterator[None]:
+    """Texts name the usual places of settings, whatever a command of the test before has read."""
+    yield
+    note_places(None, ENVIRONMENT_FILE, {}, frozenset())
 
 
 @pytest.fixture

@@ -82,7 +82,8 @@ def _results(arguments: argparse.Namespace, service: Service | None) -> list[Che
         embedded=arguments.embedded or given.embedded,
     )
     own = {name: value for name, value in os.environ.items() if name.startswith(("REDIS_", "REDSTREAMD_"))}
-    return checked(load_from(merged, environ={**service.environ, **own}))
+    file = next(map(str, service.environment_files), None)
+    return checked(load_from(merged, {**service.environ, **own}, file))
 
 
 def _as_json(checks: Sequence[CheckResult]) -> list[str]:

@@ -77,27 +77,59 @@ def access_from(arguments: argparse.Namespace) -> Access:
     )
 
 
-def load_from(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Loaded:
-    """Load the settings that the options and the other sources give.
+def load_from(
+    arguments: argparse.Namespace,
+    environ: Mapping[str, str] = os.environ,
+    variables: str | None = None,
+) -> Loaded:
+    """Load the settings that the options and the other sources give, and let all texts name these sources.
 
     Args:
         arguments: Of the command line.
         environ: The environment.
+        variables: The file where the service whose settings they are gets its secrets from; None for that of
+            this process, if it is a service.
 
     Raises:
         SettingsError: A setting is not valid.
     """
     from pathlib import Path
 
-    from redstreamd.settings import load
+    from redstreamd.errors.remedies import note_places
+    from redstreamd.settings import Precedence, load
 
-    return load(
+    loaded = load(
         config=None if arguments.config is None else Path(arguments.config),
         assignments=arguments.set,
         listen=arguments.listen,
         embedded=arguments.embedded,
         environ=environ,
     )
+    note_places(
+        None if arguments.config is None else str(Path(arguments.config).absolute()),
+        variables or environment_file(arguments.config),
+        {key: source.given_by for key, source in loaded.sources.items() if source.given_by},
+        frozenset(key for key, source in loaded.sources.items() if source.precedence is Precedence.FILE),
+    )
+    return loaded
+
+
+def environment_file(config: str | None) -> str | None:
+    """Return the file that the unit which runs this process reads variables from; None if no unit does.
+
+    Args:
+        config: The value of --config.
+    """
+    if os.environ.get("SYSTEMD_EXEC_PID") != str(os.getpid()):
+        return None
+    from pathlib import Path
+
+    from redstreamd.errors.remedies import ENVIRONMENT_FILE
+
+    # Only the service of one user has this variable. Its file lies beside the settings.
+    if config is None or "XDG_RUNTIME_DIR" not in os.environ:
+        return ENVIRONMENT_FILE
+    return str(Path(config).with_name("environment"))
 
 
 def with_settings(

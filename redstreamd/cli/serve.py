@@ -13,9 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from redstreamd.cli.options import add_settings_options, load_from, with_settings
+from redstreamd.cli.options import add_settings_options, environment_file, load_from, with_settings
 from redstreamd.cli.terminal import print_error
 from redstreamd.errors import NotNowError, SettingsError
+from redstreamd.errors.remedies import ENVIRONMENT_FILE, SETTINGS_FILE
 from redstreamd.startup.start_without_collector import collect_nothing
 from redstreamd.startup.unavailable import answer_clients, inherited_listeners
 
@@ -148,8 +149,8 @@ def _settings_paths(arguments: argparse.Namespace) -> list[str]:
     """
     systemd = ["/run/systemd", f"{os.environ.get('XDG_RUNTIME_DIR', '/run')}/systemd"]
     return [
-        arguments.config or "/etc/redstreamd/redstreamd.toml",
-        "/etc/redstreamd/environment",
+        arguments.config or SETTINGS_FILE,
+        environment_file(arguments.config) or ENVIRONMENT_FILE,
         *dict.fromkeys(systemd),
     ]
 

@@ -127,7 +127,8 @@ def connection_bounds(clients: Mapping[str, Any]) -> Iterator[str]:
     if limit < configured:
         raised = f"{unit_setting('LimitNOFILE=')} to {needed_for(configured)}"
         yield f"room for {limit} of {configured}, for want of file descriptors"
-        yield f"-> Raise {raised}, or lower {setting('limits.max_connections')}."
+        lowered = clients.get("max_connections_set") or setting("limits.max_connections")
+        yield f"-> Raise {raised}, or lower {lowered}."
     holders = clients.get("holders", [])
     if bound or any(holder["connections"] > 1 for holder in holders):
         yield "most are held by " + ", ".join(map(_holder, holders))

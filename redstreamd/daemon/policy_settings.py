@@ -157,6 +157,6 @@ def _said(principal: str, tool: Tool[Any], stream: str, granted: bool) -> str:
 def _reason(settings: Settings, verdict: Verdict) -> str:
     word = "granted" if verdict.granted else "refused"
     if verdict.rule is None:
-        return f"{word}: {verdict.why.value}"
+        return f"{word}: {verdict.why.text}"
     number = settings.policy.rules.index(verdict.rule) + 1
-    return f"{word}: {verdict.why.value}: rule {number}, {str(verdict.rule)!r}"
+    return f"{word}: {verdict.why.text}: rule {number}, {str(verdict.rule)!r}"

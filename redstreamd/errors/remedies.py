@@ -1,7 +1,13 @@
-"""Texts for errors and log records that name what to change, and where."""
+"""Texts for errors and log records that name what to change, and where.
+
+Owns where the settings of this process are set: its settings file, and what gives each that is set
+elsewhere. Noted once, when they have been read; until then the places are those of the installed service.
+So no text that names a setting is made while modules are imported (`tests/errors/test_remedies.py`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from redstreamd.visible_text import visible
@@ -26,20 +32,91 @@ VARIABLES: Final = {
     "redis.sentinel_password_file": "REDIS_SENTINEL_PASSWORD_FILE",
 }
 
-#: Where to set the password of Redis, and that of the sentinels.
-PASSWORD: Final = f"REDIS_PASSWORD in {ENVIRONMENT_FILE}"
-SENTINEL_PASSWORD: Final = f"REDIS_SENTINEL_PASSWORD in {ENVIRONMENT_FILE}"
+#: The variables of the passwords, of Redis and of the sentinels.
+PASSWORDS: Final = {
+    "redis.password": "REDIS_PASSWORD",
+    "redis.sentinel_password": "REDIS_SENTINEL_PASSWORD",
+}
+
+
+class _Places:
+    """Where the settings of this process are set.
+
+    Attributes:
+        file: The settings file.
+        environment: Where variables with secrets are set.
+        given_by: Dotted key to a variable or an option, for each setting that one of these gives.
+        in_file: The dotted keys that the file gives.
+    """
+
+    def __init__(self) -> None:
+        self.file = SETTINGS_FILE
+        self.environment = ENVIRONMENT_FILE
+        self.given_by: Mapping[str, str] = {}
+        self.in_file: frozenset[str] = frozenset()
+
+
+_places = _Places()
+
+
+def note_places(
+    file: str | None, environment: str | None, given_by: Mapping[str, str], in_file: frozenset[str]
+) -> None:
+    """Note where the settings of this process are set.
+
+    Args:
+        file: The absolute path of the settings file; None for the usual one.
+        environment: The file of variables with secrets; None if nobody reads one.
+        given_by: Dotted key to the variable or the option that gives it, such as ``--embedded``.
+        in_file: The dotted keys that the file gives.
+    """
+    _places.file = SETTINGS_FILE if file is None else file
+    _places.environment = "the environment" if environment is None else environment
+    _places.given_by = given_by
+    _places.in_file = in_file
+
+
+def settings_file() -> str:
+    """Return the settings file."""
+    return _places.file
 
 
 def setting(*keys: str) -> str:
-    """Return the names of settings and where to set them, for use after a verb.
+    """Return the names of settings and where they are set, for use after a verb.
 
     Args:
         keys: Dotted keys, such as ``redis.host``; several if they are set together.
     """
+    by_place: dict[str, list[str]] = {}
+    for key in keys:
+        by_place.setdefault(_places.given_by.get(key, ""), []).append(key)
+    return " and ".join(_set_in(place, those) for place, those in by_place.items())
+
+
+def _set_in(given_by: str, keys: list[str]) -> str:
+    names = " and ".join(keys)
+    if given_by:
+        return f"{names} (given by {given_by})"
     known = [VARIABLES[key] for key in keys if key in VARIABLES]
     variables = f" ({' and '.join(known)} in the environment)" if known else ""
-    return f"{' and '.join(keys)} in {SETTINGS_FILE}{variables}"
+    return f"{names} in {_places.file}{variables}"
+
+
+def password(key: str = "redis.password") -> str:
+    """Return a password of the settings and where it is set, for use after a verb.
+
+    Args:
+        key: Its dotted key.
+    """
+    variable, by = PASSWORDS[key], _places.given_by.get(key)
+    file = f"{key}_file"
+    if file in _places.given_by or file in _places.in_file:
+        return f"the password in the file of {setting(file)}"
+    if key in _places.in_file:
+        return setting(key)
+    if by is not None and not by.endswith(variable):
+        return f"the password (given by {by})"
+    return f"{variable} in {_places.environment}"
 
 
 def unit_setting(*names: str) -> str:

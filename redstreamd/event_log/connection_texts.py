@@ -17,7 +17,10 @@ _RENEW: Final = (
     "Renew it, and put it where it was with its key; it is read again when it changes. As a credential of "
     "the service it is read at a restart."
 )
-_OF_A_PRINCIPAL: Final = f"{setting('limits.max_connections_per_principal')}, or its quota beside that"
+
+
+def _of_a_principal() -> str:
+    return f"{setting('limits.max_connections_per_principal')}, or its quota beside that"
 
 
 @declared(
@@ -122,11 +125,11 @@ def descriptors_exhausted(event: mcp.ConnectionRejected) -> str:
     when=lambda event: event.bound is mcp.Bound.PRINCIPAL,
     summed_by=lambda event: event.principal,
     cause="A principal has as many connections as it may have. Another was rejected with the reason.",
-    remedy=f"Raise {_OF_A_PRINCIPAL}, or find out who opens so many. {_STATUS}",
+    remedy=f"Raise {_of_a_principal()}, or find out who opens so many. {_STATUS}",
 )
 def principal_connections_exhausted(event: mcp.ConnectionRejected) -> str:
     cause = f"{event.limit} connections of {event.principal.name} are open"
-    return _too_many(event, cause, _OF_A_PRINCIPAL)
+    return _too_many(event, cause, _of_a_principal())
 
 
 @declared(

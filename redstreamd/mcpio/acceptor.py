@@ -23,6 +23,7 @@ import trio
 from redstreamd.admission.accounts import Accounts, Held, Peer
 from redstreamd.admission.memory import Memory
 from redstreamd.admission.usage import Usage, usage
+from redstreamd.errors.remedies import setting
 from redstreamd.mcpio.authentication import Authentication
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_bounds import ConnectionBounds
@@ -108,6 +109,7 @@ class AcceptorStatistics(msgspec.Struct, frozen=True):
         holders: Those who hold most connections, the greatest first; a few.
         held_bytes: What clients make the daemon hold.
         max_held_bytes: `Limits.max_memory_bytes`.
+        max_connections_set: Where `max_connections` is set, for those who do not know this daemon's settings.
     """
 
     connections: int
@@ -121,6 +123,7 @@ class AcceptorStatistics(msgspec.Struct, frozen=True):
     holders: Sequence[Holder]
     held_bytes: int
     max_held_bytes: int
+    max_connections_set: str = ""
 
 
 class Acceptor:
@@ -224,6 +227,7 @@ class Acceptor:
             requests_in_flight=sum(each.statistics().requests_in_flight for each in self._connections),
             limit=self._bounds.limit,
             max_connections=self._limits.max_connections,
+            max_connections_set=setting("limits.max_connections"),
             full=self._bounds.reached(),
             holders=described(top_holders(self._accounts)),
             held_bytes=self._accounts.all.held[Held.BYTES],

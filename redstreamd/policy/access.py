@@ -56,10 +56,16 @@ class Why(enum.Enum):
     RULE = "a rule grants it"
     SUBMIT = "a rule grants submit, so what is added waits in quarantine until it is released"
     REPLIES = "it is a reply stream, and a rule grants what goes with it"
-    READ_ONLY = f"the policy is read-only ({setting('policy.read_only')}), which overrides the rules"
+    READ_ONLY = "the policy is read-only, which overrides the rules"
     NO_RULE_FOR_PRINCIPAL = "there are rules, and none is for this principal"
     SCOPES = "the token does not have the scope for it"
     NO_RULE_FOR_STREAM = "no rule for this principal grants it on this stream"
+
+    @property
+    def text(self) -> str:
+        """What decided it, with the setting that does."""
+        place = f" ({setting('policy.read_only')})" if self is Why.READ_ONLY else ""
+        return f"{self.value}{place}"
 
 
 class Verdict(msgspec.Struct, frozen=True):

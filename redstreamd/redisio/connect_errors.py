@@ -44,7 +44,10 @@ ANOTHER_PRIMARY: Final = Problem(ProblemKind.UNREACHABLE, "the server is the pri
 CLOSED_BY_SERVER: Final = Problem(ProblemKind.UNREACHABLE, "the server closed the connection", _WAIT)
 
 _OWN_FILES: Final = ("redis.certificate_file", "redis.key_file")
-_OWN_CERTIFICATE: Final = setting(*_OWN_FILES)
+
+
+def _own_certificate() -> str:
+    return setting(*_OWN_FILES)
 
 
 def unanswered(what: str, seconds: float) -> Problem:
@@ -171,10 +174,10 @@ def _cut_off(target: Target, cause: str) -> Problem:
         # A refusal for the lack of a certificate comes after our first command in TLS 1.3, and the reset
         # that follows can overtake the reason.
         cause += "; it may require a certificate of us"
-        step = f"If the server has `tls-auth-clients yes`, set {_OWN_CERTIFICATE}; else wait for Redis."
+        step = f"If the server has `tls-auth-clients yes`, set {_own_certificate()}; else wait for Redis."
     else:
         cause += "; it may not accept our certificate"
-        step = f"Check that a CA in the server's `tls-ca-cert-file` signed the one in {_OWN_CERTIFICATE}."
+        step = f"Check that a CA in the server's `tls-ca-cert-file` signed the one in {_own_certificate()}."
     return Problem(ProblemKind.UNREACHABLE, cause, step)
 
 
@@ -252,21 +255,21 @@ def _refused_tls(target: Target, tls: Tls, reason: str) -> Problem:
             cause, step = "the server answers, but not in TLS", _is_it_a_tls_port(target)
         case "no agreement" if own is None:
             cause = "the server asks for a certificate and none is configured here"
-            step = f"Set {_OWN_CERTIFICATE}, or `tls-auth-clients no` in Redis."
+            step = f"Set {_own_certificate()}, or `tls-auth-clients no` in Redis."
         case "no agreement":
             cause = (
                 "the server and redstreamd found no common ground for TLS (certificate, version or ciphers)"
             )
-            step = f"Check {_OWN_CERTIFICATE}, and `tls-protocols` and `tls-ciphers` of the server."
+            step = f"Check {_own_certificate()}, and `tls-protocols` and `tls-ciphers` of the server."
         case "unknown CA":
             cause = f"the server does not accept our certificate ({own}): it does not know its CA"
-            step = f"Add that CA to the server's `tls-ca-cert-file`, or correct {_OWN_CERTIFICATE}."
+            step = f"Add that CA to the server's `tls-ca-cert-file`, or correct {_own_certificate()}."
         case "expired":
             cause = f"our certificate ({own}) has expired"
-            step = f"Renew it; {_OWN_CERTIFICATE} are read again at the next attempt."
+            step = f"Renew it; {_own_certificate()} are read again at the next attempt."
         case "refused":
             cause = f"the server does not accept our certificate ({own})"
-            step = f"Correct {_OWN_CERTIFICATE}; the server's log names its reason."
+            step = f"Correct {_own_certificate()}; the server's log names its reason."
         case "version":
             cause = f"the server does not speak TLS {tls.minimum_version} or later"
             step = (

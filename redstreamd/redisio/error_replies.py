@@ -19,7 +19,7 @@ import attrs
 from redis.exceptions import RedisError, ResponseError
 
 from redstreamd.errors import Code
-from redstreamd.errors.remedies import PASSWORD, redis_option, setting
+from redstreamd.errors.remedies import password, redis_option, setting
 from redstreamd.redisio.redis_errors import Recovery, RedisUnavailable, ServerReplied
 
 # Kinds of replies for which the server has no code of their own.
@@ -39,7 +39,8 @@ class Row:
         kind: Its name: the server's code where that tells it, else a name of ours.
         code: The code of the tool error.
         message: What happened.
-        next_step: What the caller or an operator can do.
+        step: What the caller or an operator can do, or a function that returns it: the places of settings are
+            known only when they have been read.
         recovery: What is done about it.
         reply_code: The code that opens the reply; empty for replies without a code of their own ("ERR").
         texts: Parts of the text, one of which the reply contains; empty where the code is enough.
@@ -48,10 +49,15 @@ class Row:
     kind: str
     code: Code
     message: str
-    next_step: str
+    step: str | Callable[[], str]
     recovery: Recovery = Recovery.PERMANENT
     reply_code: str = attrs.field(kw_only=True, default=attrs.Factory(lambda row: row.kind, takes_self=True))
     texts: tuple[str, ...] = attrs.field(kw_only=True, default=())
+
+    @property
+    def next_step(self) -> str:
+        """What the caller or an operator can do."""
+        return self.step if isinstance(self.step, str) else self.step()
 
 
 def _not_executed(code: str, why: str) -> Row:
@@ -66,15 +72,22 @@ def _denied(kind: str, *texts: str, reply_code: str = "") -> Row:
         kind,
         Code.PERMISSION_DENIED,
         "Redis does not allow this to the user that redstreamd logs in as",
-        "Grant the command and the key to that user (ACL SETUSER in Redis), or log in as another: "
-        f"set {setting('redis.username')}.",
+        lambda: (
+            "Grant the command and the key to that user (ACL SETUSER in Redis), or log in as another: "
+            f"set {setting('redis.username')}."
+        ),
         reply_code=reply_code,
         texts=texts,
     )
 
 
 def _uncoded(
-    kind: str, code: Code, message: str, step: str, *texts: str, recovery: Recovery = Recovery.PERMANENT
+    kind: str,
+    code: Code,
+    message: str,
+    step: str | Callable[[], str],
+    *texts: str,
+    recovery: Recovery = Recovery.PERMANENT,
 ) -> Row:
     return Row(kind, code, message, step, recovery, reply_code="", texts=texts)
 
@@ -101,22 +114,24 @@ TABLE: Final = (
         "NOAUTH",
         Code.CONNECTION_ERROR,
         "Redis asks for a password",
-        f"Set {PASSWORD}; for an ACL user also {setting('redis.username')}.",
+        lambda: f"Set {password()}; for an ACL user also {setting('redis.username')}.",
         Recovery.SETTINGS,
     ),
     Row(
         "WRONGPASS",
         Code.CONNECTION_ERROR,
         "Redis does not accept the user or the password",
-        f"Correct {PASSWORD}; for an ACL user set {setting('redis.username')}.",
+        lambda: f"Correct {password()}; for an ACL user set {setting('redis.username')}.",
         Recovery.SETTINGS,
     ),
     Row(
         "DENIED",
         Code.CONNECTION_ERROR,
         "Redis runs in protected mode and refuses clients from other hosts",
-        f"Set a password in Redis ({redis_option('requirepass')}) and here ({PASSWORD}), or bind Redis "
-        "to this host only.",
+        lambda: (
+            f"Set a password in Redis ({redis_option('requirepass')}) and here ({password()}), or bind Redis "
+            "to this host only."
+        ),
         Recovery.SETTINGS,
     ),
     Row(
@@ -137,10 +152,12 @@ TABLE: Final = (
         "READONLY",
         Code.BACKEND_READ_ONLY,
         "This Redis is a read-only replica",
-        "Repeat the call in a moment if Redis is set by a name: redstreamd looks that up anew, and finds the "
-        "primary once the name leads to it. An address stays what it is: point redstreamd at the primary "
-        f"({setting('redis.host', 'redis.port')}); where sentinels watch over it, set "
-        f'{setting("redis.topology")} to "sentinel".',
+        lambda: (
+            "Repeat the call in a moment if Redis is set by a name: redstreamd looks that up anew, and "
+            "finds the primary once the name leads to it. An address stays what it is: point redstreamd at "
+            f"the primary ({setting('redis.host', 'redis.port')}); where sentinels watch over it, set "
+            f'{setting("redis.topology")} to "sentinel".'
+        ),
     ),
     Row(
         "MISCONF",
@@ -167,7 +184,7 @@ TABLE: Final = (
         "MOVED",
         Code.CONNECTION_ERROR,
         "This Redis is a cluster node that does not hold the key",
-        f'This needs a connection to each node: set {setting("redis.topology")} to "cluster".',
+        lambda: f'This needs a connection to each node: set {setting("redis.topology")} to "cluster".',
     ),
     Row(
         "ASK",
@@ -244,8 +261,10 @@ TABLE: Final = (
         LOGIN_NOT_NEEDED,
         Code.CONNECTION_ERROR,
         "A password is configured here, but this Redis has none",
-        f"Remove {PASSWORD}, or give Redis a password too: set {redis_option('requirepass')}; "
-        f"for an ACL user set {setting('redis.username')}.",
+        lambda: (
+            f"Remove {password()}, or give Redis a password too: set {redis_option('requirepass')}; "
+            f"for an ACL user set {setting('redis.username')}."
+        ),
         "without any password configured",
         recovery=Recovery.SETTINGS,
     ),

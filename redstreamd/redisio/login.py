@@ -11,7 +11,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from redstreamd.errors import Code
-from redstreamd.errors.remedies import PASSWORD, SETTINGS_FILE, setting
+from redstreamd.errors.remedies import setting, settings_file
 from redstreamd.redisio import Arg, error_replies
 from redstreamd.redisio.connect_errors import timed_out
 from redstreamd.redisio.credentials import CredentialsError, Login, login_for
@@ -171,12 +171,16 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
                 step += " It begins and ends with a quote, as `docker run --env-file` hands it over."
         case "NOAUTH":
             cause = f"{text} (no password is configured here)"
-            step = step.replace(PASSWORD, password).replace(NAMED.username, names.username)
+            step = step.replace(NAMED.password, password).replace(
+                setting(NAMED.username), setting(names.username)
+            )
         case "DENIED":
             cause = row.message
         case error_replies.LOGIN_NOT_NEEDED:
             cause = f"{text} (a password is configured here, but this Redis has none)"
-            step = step.replace(PASSWORD, password).replace(NAMED.username, names.username)
+            step = step.replace(NAMED.password, password).replace(
+                setting(NAMED.username), setting(names.username)
+            )
         case _ if row.code is Code.PERMISSION_DENIED:
             cause = f"{text} ({login} may not run {command})"
             step = (
@@ -199,7 +203,7 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
         case _:
             cause = f"{text} (in reply to {command})"
             step = (
-                f"Correct the settings of this connection: the table [redis] in {SETTINGS_FILE}, or REDIS_* "
-                "in the environment."
+                f"Correct the settings of this connection: the table [redis] in {settings_file()}, or "
+                "REDIS_* in the environment."
             )
     return Problem(ProblemKind.SETTINGS, cause, step)

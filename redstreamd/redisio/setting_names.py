@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from redstreamd.errors.remedies import PASSWORD, SENTINEL_PASSWORD, setting
+from redstreamd.errors.remedies import password, setting
 
 
 class SettingNames(msgspec.Struct, frozen=True):
@@ -26,7 +26,7 @@ class SettingNames(msgspec.Struct, frozen=True):
         server_name: The name that its certificate must bear.
         username: The user that logs in.
         password_file: The file of the password.
-        password: The password, and where to put it.
+        password_key: The password.
         url: A scheme of URLs with TLS that stands for it; None where a URL does not decide.
     """
 
@@ -39,8 +39,13 @@ class SettingNames(msgspec.Struct, frozen=True):
     server_name: str = "redis.server_name"
     username: str = "redis.username"
     password_file: str = "redis.password_file"  # noqa: S105 - the name of a setting
-    password: str = PASSWORD
+    password_key: str = "redis.password"  # noqa: S105 - the name of a setting
     url: str | None = "rediss://"
+
+    @property
+    def password(self) -> str:
+        """The password and where it is set, for use after a verb."""
+        return password(self.password_key)
 
     @property
     def correct_address(self) -> str:
@@ -82,7 +87,7 @@ SENTINELS: Final = SettingNames(
     server_name="redis.sentinel_server_name",
     username="redis.sentinel_username",
     password_file="redis.sentinel_password_file",  # noqa: S106 - the name of a setting
-    password=SENTINEL_PASSWORD,
+    password_key="redis.sentinel_password",  # noqa: S106 - the name of a setting
     url=None,
 )
 

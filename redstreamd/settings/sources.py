@@ -76,6 +76,13 @@ class Source:
         """Return the label."""
         return self.label
 
+    @property
+    def given_by(self) -> str:
+        """The variable or the option, for use after "given by"; empty for the file and for a default."""
+        if self.precedence is Precedence.COMMAND_LINE:
+            return self.label.removeprefix("command line (").removesuffix(")")
+        return self.label if self.precedence is Precedence.ENVIRONMENT else ""
+
 
 @attrs.frozen
 class RawValue:

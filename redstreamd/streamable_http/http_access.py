@@ -138,7 +138,8 @@ class HttpAccess:
         origin = head.fields.get("origin")
         if origin is not None and origin not in self._origins:
             self._tell(client, "it is a web page of a foreign origin")
-            told = f"Web pages of {shortened(origin)!r} may not call. {_ALLOW_ORIGIN}"
+            told = f"Web pages of {shortened(origin)!r} may not call. "
+            told += f"If they should, add it to {setting('http.allowed_origins')}."
             return refusal(403, told)
         return None
 
@@ -231,6 +232,3 @@ class HttpAccess:
 async def _late(answer: Answer) -> Answer:
     await trio.sleep(LATE_SECONDS)
     return answer
-
-
-_ALLOW_ORIGIN: Final = f"If they should, add it to {setting('http.allowed_origins')}."

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from redstreamd.cli.options import add_settings_options, load_from
 from redstreamd.errors import remedies
 from redstreamd.settings import describe
 from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
@@ -58,8 +61,129 @@ def test_every_setting_that_a_text_names_is_named_with_the_place_where_it_is_set
 def test_the_places_are_the_real_ones() -> None:
     assert Path(remedies.SETTINGS_FILE) == DEFAULT_FILE
     assert {ENVIRONMENT[variable]: variable for variable in remedies.VARIABLES.values()} == remedies.VARIABLES
-    assert ENVIRONMENT[remedies.PASSWORD.split()[0]] == "redis.password"
-    assert ENVIRONMENT[remedies.SENTINEL_PASSWORD.split()[0]] == "redis.sentinel_password"
+    assert {key: ENVIRONMENT[variable] for key, variable in remedies.PASSWORDS.items()} == {
+        key: key for key in remedies.PASSWORDS
+    }
+
+
+def calls_while_imported(tree: ast.AST) -> Iterator[ast.Call]:
+    """Yield the calls of a module that are made when it is imported, but for the arguments of @declared(...).
+
+    Those are the catalog of the installed service, whose places are the usual ones.
+    """
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Lambda):
+            continue
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            defaults = (each for each in node.args.kw_defaults if each is not None)
+            others = (
+                each
+                for each in node.decorator_list
+                if not (isinstance(each, ast.Call) and getattr(each.func, "id", "") == "declared")
+            )
+            for each in (*node.args.defaults, *defaults, *others):
+                yield from calls_while_imported(ast.Expr(each))
+            continue
+        if isinstance(node, ast.Call):
+            yield node
+        yield from calls_while_imported(node)
+
+
+def test_no_text_that_names_a_place_is_made_before_the_settings_are_read() -> None:
+    """The places are known only then; the daemon also imports much later, which nobody should rely on."""
+    placed = {"setting", "password", "settings_file", "_own_certificate", "_of_a_principal"}
+    early = [
+        f"{path.relative_to(PACKAGE)}:{call.lineno}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for call in calls_while_imported(ast.parse(path.read_text("utf-8")))
+        if getattr(call.func, "id", "") in placed
+    ]
+    assert early == []
+    # The same search finds one.
+    assert [*calls_while_imported(ast.parse("TEXT = f'{setting(1)}'"))]
+
+
+LIMIT = "limits.max_connections"
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "text"),
+    [
+        ((), {}, "limits.max_connections in /etc/redstreamd/redstreamd.toml"),
+        (("--config", "my.toml"), {}, "limits.max_connections in {here}/my.toml"),
+        (("--set", f"{LIMIT}=300"), {}, "limits.max_connections (given by --set limits.max_connections)"),
+        (
+            ("--config", "my.toml"),
+            {"REDSTREAMD_LIMITS_MAX_CONNECTIONS": "300"},
+            "limits.max_connections (given by environment variable REDSTREAMD_LIMITS_MAX_CONNECTIONS)",
+        ),
+    ],
+)
+def test_a_setting_is_named_with_what_gives_it(
+    options: tuple[str, ...],
+    environ: dict[str, str],
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.toml").write_text("[limits]\nmax_connections = 300\n", "utf-8")
+    read(options, environ)
+    assert remedies.setting(LIMIT) == text.format(here=tmp_path)
+
+
+def test_settings_that_are_given_by_several_are_named_apart(tmp_path: Path) -> None:
+    read(("--config", "/dev/null"), {"REDIS_HOST": "a"})
+    assert remedies.setting("redis.host", "redis.port") == (
+        "redis.host (given by environment variable REDIS_HOST) and redis.port in /dev/null "
+        "(REDIS_PORT in the environment)"
+    )
+    read((), {"REDIS_URL": "redis://a:1"})
+    assert remedies.setting("redis.host", "redis.port") == (
+        "redis.host and redis.port (given by environment variable REDIS_URL)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "environ", "text"),
+    [
+        ("", {}, "REDIS_PASSWORD in the environment"),
+        ("", {"REDIS_PASSWORD": "x"}, "REDIS_PASSWORD in the environment"),
+        ("", {"REDIS_URL": "redis://:x@a"}, "the password (given by environment variable REDIS_URL)"),
+        ("password = 'x'", {}, "redis.password in {file}"),
+        (
+            "password_file = '/run/secret'",
+            {},
+            (
+                "the password in the file of redis.password_file in {file} "
+                "(REDIS_PASSWORD_FILE in the environment)"
+            ),
+        ),
+    ],
+)
+def test_a_password_is_named_where_it_is(
+    file: str, environ: dict[str, str], text: str, tmp_path: Path
+) -> None:
+    settings = tmp_path / "my.toml"
+    settings.write_text(f"[redis]\n{file}\n", "utf-8")
+    read(("--config", str(settings)), environ)
+    assert remedies.password() == text.format(file=settings)
+
+
+def test_a_service_gets_its_secrets_from_the_file_of_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    read((), {})
+    assert remedies.password() == "REDIS_PASSWORD in /etc/redstreamd/environment"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    read(("--config", "/dev/null"), {})
+    assert remedies.password() == "REDIS_PASSWORD in /dev/environment"
+
+
+def read(options: tuple[str, ...], environ: dict[str, str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_settings_options(parser)
+    load_from(parser.parse_args(options), {"HOME": "/", **environ})
 
 
 @pytest.mark.parametrize(
