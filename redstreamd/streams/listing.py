@@ -37,6 +37,8 @@ MAX_SCANS_AT_ONCE = 2
 FEW_KEYS, FRESH_SECONDS, PAGING_SECONDS = 2_000, 2.0, 30.0
 #: Streams that are asked for in one script: 0.4 ms of the server.
 ASKED_AT_ONCE = 25
+#: Streams that may not be accessed and follow each other, after which a page ends.
+MAX_PASSED = 2_000
 #: Listings kept, for different patterns; together they have no more names than one scan may find.
 MAX_KEPT = 8
 
@@ -105,20 +107,20 @@ class Lister:
         except UNREADABLE as error:
             raise unexpected_reply(error, outcome_known=True) from error
 
-    async def _position_if_permitted(self, stream: str) -> StreamSummary | None:
-        """Return where a stream ends; None also if our user of Redis may not access the key.
+    async def _position_if_permitted(self, stream: str) -> tuple[StreamSummary | None, ...]:
+        """Return where a stream ends; nothing if our user of Redis may not access the key.
 
         SCAN returns every key; one that is refused must not make the whole listing fail.
         """
         try:
-            return await self.position(stream)
+            return (await self.position(stream),)
         except ServerReplied as refusal:
             if refusal.kind == KEY_DENIED:
-                return None
+                return ()
             raise
 
     async def _ends(self, streams: Sequence[str]) -> dict[str, StreamSummary | None]:
-        """Return where streams end, with None for those that do not exist or are not permitted."""
+        """Return where streams end: None for those that do not exist, nothing for those not permitted."""
         found: dict[str, StreamSummary | None] = {}
         if not self._redis.topology.has_slots:
             for first in range(0, len(streams), ASKED_AT_ONCE):
@@ -127,7 +129,8 @@ class Lister:
                 with suppress(ServerReplied):
                     found |= await self._positions(some)
         rest = [stream for stream in streams if stream not in found]
-        return found | await gather(self._position_if_permitted, rest)
+        asked = await gather(self._position_if_permitted, rest)
+        return found | {stream: end for stream, ends in asked.items() for end in ends}
 
     async def page(
         self, pattern: str, *, cursor: str | None, count: int, readable: StreamFilter | None = None
@@ -142,17 +145,30 @@ class Lister:
 
         Returns:
             The page, the cursor of the next one, and whether there is more. Companion keys of
-            redstreamd are left out, and streams that our user of Redis may not access.
+            redstreamd are left out, and streams that our user of Redis may not access: the cursor is none of
+            these either, so that what follows the last stream of the page is looked at again for the next.
 
         Raises:
-            BusError: TOO_LARGE, as `names`.
+            BusError: TOO_LARGE, as `names`; PERMISSION_DENIED if too many streams follow each other that our
+                user may not access.
         """
         listing = await self.names(pattern, goes_on=cursor is not None, readable=readable)
-        found = listing.after(cursor, count + 1)
-        chosen = found[:count]
-        summaries = await self._ends(chosen)
-        lines = [summary for name in chosen if (summary := summaries[name]) is not None]
-        return lines, chosen[-1] if chosen else (cursor or ""), len(found) > count
+        lines: list[StreamSummary] = []
+        names, passed, some = listing.after(cursor, count + 1), 0, count
+        while names:
+            chosen = names[:some]
+            summaries = await self._ends(chosen)
+            listed = [summary for name in chosen if (summary := summaries.get(name)) is not None]
+            room, is_last = count - len(lines), len(names) == len(chosen)
+            lines += listed[:room]
+            passed = 0 if listed else passed + len(chosen) - len(summaries)
+            if len(lines) == count or is_last or (lines and passed >= MAX_PASSED):
+                return lines, lines[-1].stream if lines else (cursor or ""), not is_last or len(listed) > room
+            if passed >= MAX_PASSED:
+                raise _none_is_accessible(passed)
+            some = max(count, ASKED_AT_ONCE)
+            names = listing.after(chosen[-1], some + 1)
+        return [], cursor or "", False
 
     async def names(
         self, pattern: str, *, goes_on: bool = False, readable: StreamFilter | None = None
@@ -263,3 +279,12 @@ class Lister:
             del self._kept[next(iter(self._kept))]
         if len(self._kept) > MAX_KEPT:
             del self._kept[next(iter(self._kept))]
+
+
+def _none_is_accessible(passed: int) -> BusError:
+    return BusError(
+        Code.PERMISSION_DENIED,
+        "Too many streams follow each other that Redis does not let redstreamd access.",
+        cause=f"In the order of names these are {passed}, and others may follow.",
+        next_step="Give a pattern of those that it may access.",
+    )
