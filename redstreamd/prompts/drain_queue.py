@@ -35,7 +35,7 @@ Work through the queue of my stream and group until nothing is left, then report
 4. Call work_extend before lease_expires if the work takes longer.
 5. If an entry cannot be done: work_fail, to be retried later for what may pass, as a dead letter with the
    reason for what never will.
-6. LEASE_LOST means that somebody else has the entry by now: leave it to them.
+6. LEASE_LOST means that the entry is not yours any more: leave it, unless the error says otherwise.
 7. Stop when work_take returns no entries after its wait. Report how many are done, failed and put aside,
    and every entry ID that was put aside with its reason.
 """,

@@ -36,8 +36,8 @@ from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
 from redstreamd.streams.takes import LEASE_FILES, Take, Taken, Takes
 
-_SETTLE = load(*LEASE_FILES, "settle")
-_FINISH = load("server_time", "due_members", "delivery_names", "finish")
+_SETTLE = load(*LEASE_FILES, "taken_out", "settle")
+_FINISH = load("server_time", "due_members", "taken_out", "delivery_names", "finish")
 _finish = _FINISH.bound("stream", "group", "consumer", "*leases")
 
 
@@ -60,6 +60,7 @@ class Outcome(enum.StrEnum):
     DEAD_LETTERED = "dead"
     ALREADY = "already"  #: Settled before: it is not pending any more, or this attempt delayed it.
     LOST = "lost"  #: Another attempt owns it.
+    GONE = "gone"  #: Another program took it out of the group, and nobody is known to have finished it.
 
 
 _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
@@ -86,6 +87,11 @@ class Settled(msgspec.Struct, frozen=True):
     def all_are(self, outcome: Outcome) -> bool:
         """Return whether every entry has this outcome."""
         return list(self.outcomes.values()).count(outcome) == len(self.outcomes)
+
+    @property
+    def lost(self) -> list[str]:
+        """The entry IDs that the lease does not hold any more, although it did not settle them."""
+        return self.ids(Outcome.LOST, Outcome.GONE)
 
     def ids(self, *outcomes: Outcome) -> list[str]:
         """Return the entry IDs with one of `outcomes`."""
@@ -160,7 +166,8 @@ class Leases:
     ) -> Plan[Settled]:
         """Plan to end or renew a lease for all of its entries, or for some.
 
-        Idempotent: what is settled is `ALREADY`, what another attempt owns is `LOST`, and neither is changed.
+        Idempotent: what is settled is `ALREADY`, what another attempt owns is `LOST`, what another program
+        took out of the group is `GONE` (for as long as the lease would have run), and none of it is changed.
         A RETRY is dead-lettered after as many deliveries as the group allows, or the lease if that allows
         more.
 

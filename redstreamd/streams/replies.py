@@ -118,7 +118,7 @@ class Replies:
             lease, Action.HOLD, entry_ids=ids, delay_seconds=self._lease_seconds
         )
         outcome = settled.outcomes[ids[0]]
-        if outcome is Outcome.LOST:
+        if outcome in (Outcome.LOST, Outcome.GONE):
             return None
         if stamp.reply_to is None:
             if outcome is Outcome.ALREADY:

@@ -81,7 +81,13 @@ class WorkDone:
 
     done: list[str]
     already_done: AlreadyDone
-    lost: Annotated[list[str], Meta(description="Another attempt owns these now; leave them alone.")]
+    lost: Annotated[
+        list[str],
+        Meta(
+            description="Another attempt owns these now, or another program took them out of the group; "
+            "leave them alone."
+        ),
+    ]
     reply: (
         Annotated[
             dict[str, Any],
@@ -134,7 +140,7 @@ def _done(settled: Settled, reply: dict[str, Any] | None = None) -> WorkDone:
     return WorkDone(
         done=settled.ids(Outcome.DONE),
         already_done=settled.ids(Outcome.ALREADY),
-        lost=settled.ids(Outcome.LOST),
+        lost=settled.lost,
         reply=reply,
         kept_for=settled.kept_for,
     )
@@ -226,7 +232,7 @@ def _extended(settled: Settled) -> WorkExtended:
     return WorkExtended(
         extended=settled.ids(Outcome.EXTENDED),
         already_done=settled.ids(Outcome.ALREADY),
-        lost=settled.ids(Outcome.LOST),
+        lost=settled.lost,
         lease_expires=None if settled.due is None else entry_ids.iso_time(settled.due),
         warning=_SHORTENED.format(count=settled.shortened) if settled.shortened else None,
     )
@@ -298,7 +304,7 @@ def _failed(settled: Settled) -> WorkFailed:
         retried=settled.ids(Outcome.RETRIED),
         dead_lettered=settled.ids(Outcome.DEAD_LETTERED),
         already_done=settled.ids(Outcome.ALREADY),
-        lost=settled.ids(Outcome.LOST),
+        lost=settled.lost,
         retry_at=None if settled.due is None else entry_ids.iso_time(settled.due),
     )
 
@@ -330,14 +336,24 @@ async def work_fail(call: Call[Bus], args: WorkFailArguments) -> WorkFailed:
 
 
 def _refuse_if_all_lost(settled: Settled) -> None:
-    if settled.outcomes and settled.all_are(Outcome.LOST):
-        lost = list(settled.outcomes)
+    lost = settled.lost
+    if not lost or len(lost) < len(settled.outcomes):
+        return
+    if settled.all_are(Outcome.GONE):
         raise BusError(
             Code.LEASE_LOST,
-            f"Nothing was changed: another attempt owns {', '.join(lost[:10])} now.",
-            cause="The lease ran out and the entries were taken again, or a newer lease replaced it.",
-            next_step="Drop these entries; call work_take for more, and extend leases in time.",
+            f"Nothing was changed: {', '.join(lost[:10])} are not pending any more.",
+            cause=f"Another program removed consumer {settled.lease.consumer!r} from the group, made the "
+            "group anew, or set it back. Nobody is known to have finished them.",
+            next_step="Call work_take; if the group does not deliver them again and they have to be done, "
+            "add them anew.",
         )
+    raise BusError(
+        Code.LEASE_LOST,
+        f"Nothing was changed: another attempt owns {', '.join(lost[:10])} now.",
+        cause="The lease ran out and the entries were taken again, or a newer lease replaced it.",
+        next_step="Drop these entries; call work_take for more, and extend leases in time.",
+    )
 
 
 TOOLS = (work_done, work_extend, work_fail)

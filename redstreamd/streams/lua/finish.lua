@@ -7,7 +7,7 @@
 -- REPLY outcomes
 --
 -- leases         of each: the time of the take, how many entries follow, and pairs of entry ID and attempt
--- outcomes       for each pair, in order: done | already | lost
+-- outcomes       for each pair, in order: done | already | lost | gone
 -- Raises NOGROUP if the group does not exist (any more).
 --
 -- What this attempt delayed is settled: it comes too late for that. Without any history nothing was delayed.
@@ -51,9 +51,13 @@ for index = 1, #ids do
   local pending = not acknowledged[id] and (found[id] or redis.call('XPENDING', stream, group, id, id, 1)[1])
   local outcome = 'lost'
   if not pending then
-    remove_due(due_set, member)
+    if not acknowledged[id] and is_taken_out(stream, group, consumer, id, due_set, member) then
+      outcome = 'gone'
+    else
+      remove_due(due_set, member)
+      outcome = 'already'
+    end
     if has_history then delivery_history.remove(history, id) end
-    outcome = 'already'
   elseif is_same_delivery(pending, consumer, wanted[index], times[index]) then
     if has_history and select(2, find_due(due_set, member)) then
       outcome = 'already'

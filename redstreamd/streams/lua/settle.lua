@@ -15,7 +15,7 @@
 -- taken_at       time of the take
 -- call_record_ms how long to remember this call; 0: do not
 -- attempts       pairs of entry ID and attempt
--- outcomes       for each pair: done | extended | retried | dead | already | lost
+-- outcomes       for each pair: done | extended | retried | dead | already | lost | gone
 -- due            the latest due time of what was extended or delayed
 -- kept_for       a group for which entries were not deleted; none for what was deleted before
 -- too_many       how many groups the stream has, if nothing was deleted because of it; then kept_for has no name
@@ -157,9 +157,13 @@ for index = attempts, #ARGV, 2 do
   local pending = found[id] or redis.call('XPENDING', stream, group, id, id, 1)[1]
   local outcome
   if not pending then
-    remove_due(due_set, member)
+    if is_taken_out(stream, group, consumer, id, due_set, member) then
+      outcome = 'gone'
+    else
+      remove_due(due_set, member)
+      outcome = 'already'
+    end
     if has_history then delivery_history.remove(history, id) end
-    outcome = 'already'
   elseif not is_same_delivery(pending, consumer, attempt, taken_at) then
     outcome = 'lost'
   else

@@ -1,0 +1,106 @@
+"""What work_done, work_extend and work_fail say where another program meddled with a leased entry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from redstreamd.streams.bus import Bus
+from redstreamd.streams.names import Kind, companion_key
+from tests.support.calls import answer, call
+from tests.support.servers import Server
+
+TOOLS: dict[str, dict[str, Any]] = {
+    "work_done": {},
+    "work_done with delete": {"delete": True},
+    "work_extend": {},
+    "work_fail": {"action": "retry", "delay_seconds": 60},
+    "work_fail to dead letters": {"action": "dead_letter"},
+}
+
+#: What another program does, as commands of Redis and what each tool says then:
+#: the member of the result that names the entry, or the code of the error.
+CASES: dict[str, tuple[tuple[str, ...], tuple[str, str, str, str, str]]] = {
+    "nothing": ((), ("done", "done", "extended", "retried", "dead_lettered")),
+    "acknowledges it": (("XACK {s} g {id}",), ("already_done",) * 5),
+    "claims it for another": (("XCLAIM {s} g other 0 {id}",), ("LEASE_LOST",) * 5),
+    "claims it for the same consumer": (("XCLAIM {s} g c 0 {id}",), ("LEASE_LOST",) * 5),
+    "claims it for another and finishes it": (
+        ("XCLAIM {s} g other 0 {id}", "XACK {s} g {id}"),
+        ("already_done",) * 5,
+    ),
+    # The entry is still pending, and there is nothing to put aside.
+    "deletes it": (("XDEL {s} {id}",), ("done", "done", "extended", "retried", "already_done")),
+    "trims the stream": (("XTRIM {s} MAXLEN 0",), ("done", "done", "extended", "retried", "already_done")),
+    "removes the consumer": (("XGROUP DELCONSUMER {s} g c",), ("LEASE_LOST",) * 5),
+    # Nothing tells this from an acknowledgement.
+    "removes the consumer and makes it anew": (
+        ("XGROUP DELCONSUMER {s} g c", "XGROUP CREATECONSUMER {s} g c"),
+        ("already_done",) * 5,
+    ),
+    "destroys the group": (("XGROUP DESTROY {s} g",), ("GROUP_NOT_FOUND",) * 5),
+    "makes the group anew from the beginning": (
+        ("XGROUP DESTROY {s} g", "XGROUP CREATE {s} g 0"),
+        ("LEASE_LOST",) * 5,
+    ),
+    "makes the group anew from the end": (
+        ("XGROUP DESTROY {s} g", "XGROUP CREATE {s} g $"),
+        ("LEASE_LOST",) * 5,
+    ),
+    "makes the group anew, which reads other entries with the same consumer": (
+        ("XGROUP DESTROY {s} g", "XGROUP CREATE {s} g 0", "XREADGROUP GROUP g c COUNT 1 STREAMS {s} >"),
+        ("LEASE_LOST",) * 5,
+    ),
+    "makes the group anew, which delivers it to the same consumer": (
+        ("XGROUP DESTROY {s} g", "XGROUP CREATE {s} g 0", "XREADGROUP GROUP g c COUNT 9 STREAMS {s} >"),
+        ("LEASE_LOST",) * 5,
+    ),
+    "sets the group back": (
+        ("XGROUP SETID {s} g 0",),
+        ("done", "done", "extended", "retried", "dead_lettered"),
+    ),
+    "sets the group back, which delivers it again": (
+        ("XGROUP SETID {s} g 0", "XREADGROUP GROUP g other COUNT 9 STREAMS {s} >"),
+        ("LEASE_LOST",) * 5,
+    ),
+    "deletes the stream": (("DEL {s}",), ("STREAM_NOT_FOUND",) * 5),
+    "renames the stream": (("RENAME {s} {s}-renamed",), ("STREAM_NOT_FOUND",) * 5),
+    "makes the stream anew with the group": (
+        ("DEL {s}", "XGROUP CREATE {s} g 0 MKSTREAM"),
+        ("LEASE_LOST",) * 5,
+    ),
+    "loses the due times": (("DEL {due}",), ("done", "done", "extended", "retried", "dead_lettered")),
+}
+
+
+@pytest.mark.parametrize("did", CASES)
+async def test_what_is_said_after_another_program(bus: Bus, server: Server, did: str) -> None:
+    commands, expected = CASES[did]
+    for number, (tool, said) in enumerate(zip(TOOLS, expected, strict=True)):
+        stream = f"s{number}"
+        group = {"stream": stream, "group": "g"}
+        ids = (await call(bus, "stream_add", stream=stream, entries=[{"n": 1}, {"n": 2}]))["ids"]
+        first, taken = [await call(bus, "work_take", **group, consumer="c", count=1) for _ in range(2)]
+        assert [entry["id"] for entry in taken["entries"]] == ids[1:]
+        await call(bus, "work_done", lease=first["lease"])
+        due = companion_key(stream, Kind.DUE, "g")
+        for command in commands:
+            server.command(*command.format(s=stream, id=ids[1], due=due).split())
+        answers = [
+            await answer(bus, tool.partition(" ")[0], **TOOLS[tool], lease=taken["lease"]) for _ in range(2)
+        ]
+        told = [said_of(each["structuredContent"], ids[1]) for each in answers]
+        # Said again, it is settled, or what it was.
+        assert (tool, told[0], told[1] in (said, "already_done")) == (tool, said, True), told
+        if said == "LEASE_LOST":
+            assert told[1] == said
+            assert ids[1] in answers[0]["structuredContent"]["message"]
+
+
+def said_of(content: dict[str, Any], entry_id: str) -> str:
+    """Return the member of a result that names the entry, or the code of an error."""
+    if "code" in content:
+        return str(content["code"])
+    (member,) = [name for name, value in content.items() if isinstance(value, list) and entry_id in value]
+    return member
