@@ -43,7 +43,7 @@ class Sharing:
             field = Field(self.server, daemon)
             field.prepare()
             before = shares.measure(field, shares.SOLO, _SECONDS, polite=False)
-            found = shares.measure(field, shares.DEMANDS, _SECONDS * 2, polite=False)
+            found = shares.measure(field, shares.EIGHT, _SECONDS * 2, polite=False)
             after = shares.measure(field, shares.SOLO, _SECONDS, polite=False)
         mean = statistics.mean(found.rates)
         alone = statistics.mean((before.rates[0], after.rates[0]))

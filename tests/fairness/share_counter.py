@@ -8,7 +8,9 @@ late, because it had no core, is due less by as much as it asked for less.
 SIGUSR1 writes ``shares:`` and a JSON object to standard error: for each ID of a process the seconds that it
 got and those that it was due, since the last time. The product knows nothing of this.
 
-``--first-come`` before ``serve`` switches fair turns off: who comes first is first, and nobody is let pass.
+What is put before ``serve`` makes it worse, so that tests show that they see it. ``--first-come`` switches
+fair turns off: who comes first is first, and nobody is let pass. ``--dearer`` makes what is done for more
+than two processes, a client and the polite one, cost 30 % more, which nobody is charged for.
 """
 
 from __future__ import annotations
@@ -17,11 +19,15 @@ import json
 import runpy
 import signal
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 from redstreamd.admission import accounts, fair_queue, turns
+
+#: A client and the polite one.
+_FEW = 2
 
 charge = accounts.Account.charge
 
@@ -33,6 +39,8 @@ class CountedTurns(turns.Turns):
     shares: ClassVar[defaultdict[int, list[float]]] = defaultdict(lambda: [0.0, 0.0])
     #: Served, and possibly not done, when this pass began.
     present: ClassVar[set[accounts.Account]] = set()
+    #: What the work of a pass costs in addition where several processes share it, as a part of it.
+    extra: ClassVar[float] = 0.0
 
     def before_io_wait(self, timeout: float) -> None:
         """Divide what was done in this pass."""
@@ -41,6 +49,10 @@ class CountedTurns(turns.Turns):
         served, present = dict(self.got), self.present
         self.got.clear()
         present.update(waiting, served)
+        if self.extra and len(present) > _FEW:
+            ends = time.thread_time() + self.extra * sum(served.values())
+            while time.thread_time() < ends:
+                pass
         due = sum(served.values()) / max(len(present), 1)
         for process in present:
             share = self.shares[process.peer.pid]
@@ -94,6 +106,9 @@ if __name__ == "__main__":
     if sys.argv[1] == "--first-come":
         del sys.argv[1]
         first_come()
+    elif sys.argv[1] == "--dearer":
+        del sys.argv[1]
+        CountedTurns.extra = 0.3
     sys.argv[0] = str(Path(sys.executable).with_name("redstreamd"))
     sys.path.pop(0)  # this directory, which a program run by its path begins with
     runpy.run_path(sys.argv[0], run_name="__main__")
