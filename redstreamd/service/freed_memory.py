@@ -2,9 +2,10 @@
 
 By default glibc maps large blocks from the system one by one, and unmaps them when they are freed. Then each
 copy of a message of 4 MiB meets a thousand pages that the system has to find and clear first, which takes
-longer than the copy. So they are taken from the heap, whose pages are there.
+longer than the copy. So they are taken from the heap, whose pages are there, whatever their size.
 
-glibc keeps what was freed for the next allocation. After a peak it is given back, with what lies between
+glibc keeps what was freed for the next allocation, and so much that what an entry of 100 MiB takes is there
+for the next one. After a peak it is given back, with what lies between
 blocks in use (malloc_trim(3)), as soon as the process is idle, or after some time if it never is: it holds up
 the event loop for some milliseconds.
 
@@ -25,11 +26,9 @@ from redstreamd.service.process_stats import resident_bytes
 
 # malloc.h
 _M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
-#: Blocks from this size on are mapped one by one; glibc takes no greater bound.
-_MAPPED_BYTES: Final = 32 * 1024 * 1024
+_M_MMAP_MAX: Final = -4
 #: So much may be free at the end of the heap without being given back at once.
-_KEPT_BYTES: Final = 64 * 1024 * 1024
+_KEPT_BYTES: Final = 256 * 1024 * 1024
 #: How much more than after the last time there must have been.
 _PEAK_BYTES: Final = 16 * 1024 * 1024
 #: How often that is tried after a peak, and again after so much was given back. What holds an area is often a
@@ -49,9 +48,7 @@ def reuse_large_blocks() -> bool:
     """Have large blocks taken from the heap from now on; return whether the C library can do that."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return (
-        mallopt is not None
-        and mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES) == 1
-        and mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES) == 1
+        mallopt is not None and mallopt(_M_MMAP_MAX, 0) == 1 and mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES) == 1
     )
 
 

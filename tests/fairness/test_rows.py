@@ -34,10 +34,9 @@ from tests.support.servers import Server
 #: So many times the goals of the times are allowed, because other programs have a part of the cores; what was
 #: measured is in docs/reliability.md.
 TIMES = 2.0
-#: Where the goals are not reached with what the soak has in Redis, so many times them. 51: to read and to
-#: handle an entry of 100 MiB takes Redis and the loop up to a tenth of a second each, and nothing of ours can
-#: interrupt that.
-NOT_YET = {"51": 10.0}
+#: Where the goals are not reached with what the soak has in Redis, so many times them. 51: to copy an entry
+#: of 100 MiB takes Redis 60 ms, and nothing of ours can interrupt that; 72 ms were measured, of 25.
+NOT_YET = {"51": 4.0}
 #: What the daemon keeps of rows 45b and 54, in MiB; the goal is 98.
 LEFT_MIB = 224
 

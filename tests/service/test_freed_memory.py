@@ -6,14 +6,16 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 _PROGRAM = """
-import json, resource, trio
+import json, resource, sys, trio
 from redstreamd.service import freed_memory
 from redstreamd.service.process_stats import resident_bytes
 
 freed_memory._TICK_SECONDS = 0.02
 MIB = 1 << 20
-text = b"x" * (16 * MIB)
+text = b"x" * (int(sys.argv[1]) * MIB)
 
 def faults_of_a_copy():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -24,6 +26,7 @@ async def main():
     faults = [faults_of_a_copy()]
     assert freed_memory.reuse_large_blocks()
     faults += [faults_of_a_copy(), faults_of_a_copy()]
+    await freed_memory.trim()
     async with trio.open_nursery() as nursery:
         await nursery.start(freed_memory.give_back_freed, lambda: None)
         peak = [bytes(b"x") * (4 * MIB) for _ in range(20)]
@@ -44,8 +47,11 @@ trio.run(main)
 """
 
 
-def test_large_blocks_are_used_again_and_go_back_after_a_peak_though_the_process_is_busy() -> None:
-    done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("mib", [16, 100])
+def test_large_blocks_are_used_again_and_go_back_after_a_peak_though_the_process_is_busy(mib: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(mib)], capture_output=True, text=True, check=True
+    )
     mapped, _, again, most, left = json.loads(done.stdout)
     assert again < mapped / 2
     assert left < most - 60 * (1 << 20)
