@@ -122,25 +122,24 @@ ALL_BY_ONE: Final = [
 def before_others(field: Field) -> Iterator[None]:
     """Let the daemon, Redis and the clients have the cores before other programs of the machine.
 
-    The kernel shares the cores among sessions of processes (autogroups, sched(7)). Without these, or without
-    the right, nothing is changed. A parallel run of tests is one session: only a test that is alone may do
-    this.
+    The kernel shares the cores among sessions of processes (autogroups, sched(7)), and each session's part
+    among its processes. Without the right to it nothing is changed. Only a test that is alone may do this.
     """
     assert field.server.process is not None
+    # Clients are started by this process, and take after it.
     pids = os.getpid(), field.server.process.pid, field.daemon.process.pid
     with contextlib.ExitStack() as stack:
         for pid in pids:
-            group = Path(f"/proc/{pid}/autogroup")
-            with contextlib.suppress(OSError):
-                group.write_text("-15", "ascii")
-                stack.callback(_written, group)
+            stack.callback(_set_nice, pid, os.getpriority(os.PRIO_PROCESS, pid))
+            _set_nice(pid, -15)
         yield
 
 
-def _written(group: Path) -> None:
-    # The process may have ended.
+def _set_nice(pid: int, nice: int) -> None:
+    # There may be no autogroups, or no such process any more.
     with contextlib.suppress(OSError):
-        group.write_text("0", "ascii")
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice), "ascii")
 
 
 def measure(
