@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from redstreamd.audit.call_audit import DENIED
 from redstreamd.audit.call_log import CallLog
 from redstreamd.metrics.call_counts import CallCounts
@@ -15,6 +17,10 @@ class EndedCalls:
     Each is told once, before trio waits the next time, and so before a task is cancelled in a later pass.
     What the audit may record is told at once, before its answer is sent. What ends after the last pass is
     told by a `tell` of the caller.
+
+    Attributes:
+        untold: These calls, none of which the audit records. While there are some, calls that end well may be
+            appended in the place of an `add`; see `Rules`.
     """
 
     def __init__(self, log: CallLog, counts: CallCounts) -> None:
@@ -22,8 +28,7 @@ class EndedCalls:
         self._at_end_of_pass = end_of_pass()
         self._log = log
         self._counts = counts
-        # None of which the audit records.
-        self._calls: list[CallEnded] = []
+        self.untold: Final[list[CallEnded]] = []
 
     def add(self, ended: CallEnded) -> None:
         """Take note of a call that ended; the hook for that. To be called within a run of trio."""
@@ -35,14 +40,14 @@ class EndedCalls:
             finally:
                 self._counts.note((ended,))
             return
-        calls = self._calls
-        if not calls:
+        if not self.untold:
             self._at_end_of_pass(self.tell)
-        calls.append(ended)
+        self.untold.append(ended)
 
     def tell(self) -> bool:
         """Tell what is not told; return whether a task was woken by that."""
-        calls, self._calls = self._calls, []
+        calls = self.untold.copy()
+        self.untold.clear()
         try:
             log = self._log
             return log.records_access and log.access.calls_ended(calls)

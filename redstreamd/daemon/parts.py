@@ -165,6 +165,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
         policy=policy,
         check_rate=rates.check if rates.limit_anything else None,
         on_ended=ended.add,
+        untold=ended.untold,
     )
     ranking = Ranking(bus.redis, bus.lister, count=settings.metrics.max_streams)
     direct_path = DirectPath(toolbox, bus.redis, implementation(__version__))

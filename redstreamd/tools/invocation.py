@@ -143,7 +143,9 @@ class Rules(msgspec.Struct, Generic[BusT], frozen=True):
         bus: The domain, for handlers.
         policy: Says what a principal may do to a stream.
         admit: Says whether a call may run now; None: every call may.
-        on_ended: Is told of each call that ended; None: nobody is.
+        on_ended: Is told of calls that ended, but for what is appended to `untold`; None: nobody is.
+        untold: Calls that ended, and that `on_ended` tells at the end of the pass. While there are some, one
+            that ended well and is not audited is told with them: it is appended, and that is all.
         timeout_seconds: The time limit of a call, in addition to the time that it asked to wait.
         default_wait_seconds: Added for a call that may wait and does not say for how long.
         check_rate: Refuses a call that comes too early; None: none does.
@@ -158,6 +160,7 @@ class Rules(msgspec.Struct, Generic[BusT], frozen=True):
     default_wait_seconds: float
     check_rate: CheckRate | None = None
     hidden: Mapping[Principal, frozenset[str]] | None = None
+    untold: list[CallEnded] = msgspec.field(default_factory=list)
 
 
 class Invocation(msgspec.Struct, Generic[BusT], eq=False):
@@ -279,7 +282,8 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         self.has_ended = True
         # It may be a method of what has this.
         self.progress = no_progress
-        tell = self.rules.on_ended
+        rules = self.rules
+        tell = rules.on_ended
         if tell is not None:
             tool, needs = self.tool, self.needs
             effects, arguments = tool.effects, self.arguments
@@ -288,21 +292,23 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
                 group, action = self.told
             elif self.lease is not None or effects.given(arguments) != effects.usual:
                 group, action = effects.of_call(arguments, self.lease)
-            tell(
-                CallEnded(
-                    self.principal,
-                    tool.name,
-                    # Most calls need one: they are spared a function.
-                    (needs[0].stream,) if len(needs) == 1 else streams_of(needs),
-                    time.perf_counter() - self.began,
-                    outcome,
-                    answer_bytes,
-                    group,
-                    action,
-                    self.account,
-                    effects.always,
-                )
+            ended = CallEnded(
+                self.principal,
+                tool.name,
+                # Most calls need one: they are spared a function.
+                (needs[0].stream,) if len(needs) == 1 else streams_of(needs),
+                time.perf_counter() - self.began,
+                outcome,
+                answer_bytes,
+                group,
+                action,
+                self.account,
+                effects.always,
             )
+            if rules.untold and action is None and outcome == OK:
+                rules.untold.append(ended)
+            else:
+                tell(ended)
 
     def drop_arguments(self) -> None:
         """Let go of the arguments, which may be large, while the call waits."""

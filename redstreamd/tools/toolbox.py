@@ -67,6 +67,7 @@ class Toolbox(Generic[BusT]):
         policy: Policy | None = None,
         admit: Admit | None = None,
         on_ended: OnEnded | None = None,
+        untold: list[CallEnded] | None = None,
         timeout_seconds: float = 60.0,
         default_wait_seconds: float = 20.0,
         check_rate: CheckRate | None = None,
@@ -84,6 +85,7 @@ class Toolbox(Generic[BusT]):
             policy: See `Rules`; None: everything is granted.
             admit: See `Rules`.
             on_ended: See `Rules`.
+            untold: See `Rules`; None: each call is told to `on_ended`.
             timeout_seconds: See `Rules`.
             default_wait_seconds: See `Rules`.
             check_rate: See `Rules`.
@@ -95,7 +97,14 @@ class Toolbox(Generic[BusT]):
         self._read_lease = read_lease
         self.policy = policy or Policy()
         self.rules = Rules(
-            bus, self.policy, admit, on_ended, timeout_seconds, default_wait_seconds, check_rate
+            bus,
+            self.policy,
+            admit,
+            on_ended,
+            timeout_seconds,
+            default_wait_seconds,
+            check_rate,
+            untold=[] if untold is None else untold,
         )
         self._compiled = CompiledTools(registry, self._names, takes_leases=read_lease is not None)
         self.prepared = self._compiled.prepared
@@ -337,6 +346,7 @@ def toolbox_over(
     admit: Admit | None = None,
     check_rate: CheckRate | None = None,
     on_ended: OnEnded | None = None,
+    untold: list[CallEnded] | None = None,
 ) -> Toolbox[Bus]:
     """Return the toolbox of a domain: names, leases, time limits and nesting follow from its settings."""
     return Toolbox(
@@ -348,6 +358,7 @@ def toolbox_over(
         policy=policy,
         admit=admit,
         on_ended=on_ended,
+        untold=untold,
         timeout_seconds=bus.settings.tools.call_timeout_seconds,
         default_wait_seconds=bus.settings.tools.default_wait_seconds,
         check_rate=check_rate,

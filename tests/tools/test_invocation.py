@@ -242,6 +242,29 @@ async def test_the_hook_is_told_of_each_end_once_and_in_order() -> None:
     assert [(each.tool, each.outcome) for each in told] == [("act", OK), ("act", Code.INVALID_ARGUMENT)]
 
 
+@pytest.mark.parametrize("is_audited", [False, True])
+async def test_a_call_that_ends_well_is_told_with_those_before_it_unless_it_is_audited(
+    is_audited: bool,
+) -> None:
+    told: list[CallEnded] = []
+    untold: list[CallEnded] = []
+    toolbox = Toolbox(Registry([act]), [Profile.WORKER], None, on_ended=told.append, untold=untold)
+
+    def end(outcome: str) -> None:
+        invocation = toolbox.begin(act, {"stream": "s"}, ME)
+        invocation.told = None, "act" if is_audited else None
+        invocation.end(outcome)
+
+    # The first says that there is something to tell at the end of the pass.
+    end(OK)
+    assert (len(told), len(untold)) == (1, 0)
+    untold.append(told[0])
+    end(OK)
+    assert (len(told), len(untold)) == ((2, 1) if is_audited else (1, 2))
+    end(CANCELLED)
+    assert told[-1].outcome == CANCELLED
+
+
 # --- Calls that have to wait -------------------------------------------------------------------
 
 
