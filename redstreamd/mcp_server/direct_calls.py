@@ -224,8 +224,15 @@ class _DirectCall(Invocation[Any], eq=False):
         result = go_on = wait = None
         try:
             if not isinstance(reply, Exception):
-                # Also if nobody waits: the domain takes note of what happened.
-                read = plan.read(reply)
+                # Also if nobody waits: the domain takes note of what happened. As `Plan.read`, which would be
+                # a frame for each call.
+                left = iter(plan.conversions)
+                try:
+                    read = plan.decode(reply)
+                    for convert in left:
+                        read = convert(read)
+                except Exception as error:  # noqa: BLE001 - raised again as what it means
+                    plan.raise_meaning(error, left)
                 result = read if type(read) is Result else success(read)
         except UnfinishedError as unfinished:
             go_on, wait = unfinished.go_on, unfinished.wait

@@ -6,9 +6,9 @@ direct path submits it and reads the reply without one. So a call has one defini
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import msgspec
 import trio
@@ -49,8 +49,10 @@ class UnfinishedError(Exception):
 Rest = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Awaits what is left of a call; given a function that does it."""
 
+Conversions = tuple[Callable[[Any], Any], ...]
 
-class Plan(msgspec.Struct, Generic[ResultT], eq=False):
+
+class Plan(msgspec.Struct, Generic[ResultT], frozen=True, eq=False):
     """What to send for one call, and how to read the reply.
 
     Behaviour:
@@ -66,12 +68,12 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
         retry_safe: Whether it may be sent again if its reply is lost.
         role: Which connection.
         reword: Makes the error that the caller gets of one that the transport raised. Where it raises
-            `UnfinishedError`, the call goes on to a result like that of the steps so far.
+            `UnfinishedError`, the call goes on to a result like that of the first step.
         rest: Awaits what is left where the call is not done; None: nothing is to be done beside it.
         conversions: The other steps: each converts what the one before returned.
-        reworded_at: How many conversions there were when `reword` was set.
 
     A step raises `BusError` where the reply means a failure, `UnfinishedError` where the call is not done.
+    `raise_meaning` says what other errors mean.
     """
 
     write: Write
@@ -82,23 +84,16 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
     role: Role = Role.COMMAND
     reword: Callable[[BusError], BusError] | None = None
     rest: Rest | None = None
-    conversions: tuple[Callable[[Any], Any], ...] = ()
-    reworded_at: int = 0
+    conversions: Conversions = ()
 
     def then(self, convert: Callable[[ResultT], OtherT]) -> Plan[OtherT]:
-        """Convert the result, and return the plan."""
-        self.conversions += (convert,)
-        return self  # type: ignore[return-value]
+        """Return the same plan with another result, made of its own."""
+        conversions = (*self.conversions, convert)
+        return msgspec.structs.replace(self, conversions=conversions)  # type: ignore[arg-type]
 
     def with_rest(self, rest: Rest) -> Plan[ResultT]:
-        """Await by ``rest`` what is left where the call is not done with the reply, and return the plan."""
-        self.rest = rest
-        return self
-
-    def reworded(self, reword: Callable[[BusError], BusError]) -> Plan[ResultT]:
-        """Make the caller's error of one that the transport raised, and return the plan."""
-        self.reword, self.reworded_at = reword, len(self.conversions)
-        return self
+        """Return the same plan, of which ``rest`` awaits what is left where the call is not done."""
+        return msgspec.structs.replace(self, rest=rest)
 
     def read(self, reply: Any) -> ResultT:
         """Return the result.
@@ -107,22 +102,36 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
             BusError: What the reply means; `UnexpectedReply` if it has another type or form.
             UnfinishedError: The call is not done; its `go_on` does the rest and returns the result.
         """
-        done = 0
+        left = iter(self.conversions)
         try:
             result = self.decode(reply)
-            for convert in self.conversions:
-                done += 1
+            for convert in left:
                 result = convert(result)
-        except UnfinishedError as unfinished:
-            raise self._unfinished(unfinished, done) from None
-        except (UnexpectedReply, *UNREADABLE) as error:
-            # The conversions are our own work on what the first step made of the reply.
-            if done and not isinstance(error, UnexpectedReply):
-                raise
-            raise unexpected_reply(error, outcome_known=self.retry_safe) from error
+        except Exception as error:  # noqa: BLE001 - raised again as what it means
+            self.raise_meaning(error, left)
         return result  # type: ignore[no-any-return]
 
-    def refuse(self, error: BusError) -> BusError:
+    def raise_meaning(self, error: Exception, left: Iterable[Callable[[Any], Any]]) -> NoReturn:
+        """Raise what the error of a step means; see `read`. For those who run the steps themselves.
+
+        Args:
+            error: The error.
+            left: The conversions after that step.
+        """
+        after = tuple(left)
+        if isinstance(error, UnfinishedError):
+            raise self._unfinished(error, after) from None
+        # The conversions are our own work on what the first step made of the reply.
+        is_first = len(after) == len(self.conversions)
+        if isinstance(error, UnexpectedReply) or (is_first and isinstance(error, UNREADABLE)):
+            raise unexpected_reply(error, outcome_known=self.retry_safe) from error
+        try:
+            raise error
+        finally:
+            # Its traceback has this frame, so they would be a cycle.
+            del error
+
+    def reworded(self, error: BusError) -> BusError:
         """Return the error that the caller gets of one that the transport raised.
 
         Raises:
@@ -133,29 +142,30 @@ class Plan(msgspec.Struct, Generic[ResultT], eq=False):
         try:
             return self.reword(error)
         except UnfinishedError as unfinished:
-            raise self._unfinished(unfinished, self.reworded_at) from None
+            raise self._unfinished(unfinished, self.conversions) from None
 
-    def _unfinished(self, by: UnfinishedError, done: int) -> UnfinishedError:
-        """Return how to go on, with the conversions after those that are done."""
+    def _unfinished(self, by: UnfinishedError, left: Conversions) -> UnfinishedError:
+        """Return how to go on, with the conversions that are left."""
         wait = by.wait
         if wait is not None:
-            for convert in self.conversions[done:]:
+            for convert in left:
                 wait = wait.then(convert)
-        return UnfinishedError(partial(self._finish, by.go_on, done), wait)
+        return UnfinishedError(partial(self._finish, by.go_on, left), wait)
 
-    async def _finish(self, go_on: Callable[[], Awaitable[Any]], done: int) -> Any:
-        """Do the rest of a call, and the conversions after those that are done, which may have more to do."""
-        to_end = partial(self._go_on, go_on, done)
+    async def _finish(self, go_on: Callable[[], Awaitable[Any]], left: Conversions) -> Any:
+        """Do the rest of a call, and the conversions that are left, which may have more to do."""
+        to_end = partial(_go_on, go_on, left)
         return await (to_end() if self.rest is None else self.rest(to_end))
 
-    async def _go_on(self, go_on: Callable[[], Awaitable[Any]], done: int) -> Any:
-        result = await go_on()
-        for convert in self.conversions[done:]:
-            try:
-                result = convert(result)
-            except UnfinishedError as unfinished:
-                result = await unfinished.go_on()
-        return result
+
+async def _go_on(go_on: Callable[[], Awaitable[Any]], left: Conversions) -> Any:
+    result = await go_on()
+    for convert in left:
+        try:
+            result = convert(result)
+        except UnfinishedError as unfinished:
+            result = await unfinished.go_on()
+    return result
 
 
 async def complete_plan(redis: Redis, plan: Plan[ResultT], after: Exception, deadline: float) -> ResultT:
@@ -186,7 +196,7 @@ async def complete_plan(redis: Redis, plan: Plan[ResultT], after: Exception, dea
                     role=plan.role,
                 )
         except BusError as error:
-            raise plan.refuse(error) from error
+            raise plan.reworded(error) from error
         return plan.read(reply)
     except UnfinishedError as unfinished:
         go_on: Callable[[], Awaitable[ResultT]] = unfinished.go_on

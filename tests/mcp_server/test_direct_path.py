@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import msgspec
@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redstreamd import __version__
+from redstreamd.errors import Code
+from redstreamd.errors.defects import Defect
 from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server_info import NAME, TITLE
 from redstreamd.mcpio.exchange import Exchange, Sink
@@ -27,6 +29,10 @@ from redstreamd.mcpio.jsonrpc import RequestId
 from redstreamd.mcpio.kernels import DirectPath as TakesCalls
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.policy import Principal
+from redstreamd.redisio import Role
+from redstreamd.redisio.client import Redis
+from redstreamd.redisio.delivery import Write
+from redstreamd.redisio.redis_request import Request
 from redstreamd.settings import Settings, ToolsSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.catalog import REGISTRY
@@ -444,6 +450,43 @@ async def test_the_first_line_of_a_connection_is_answered_the_same_on_both_ways(
                     found += [comparable(await way.talk(line), world.known) for line in lines]
             answers[direct] = found
         assert answers[True] == answers[False]
+
+
+@attrs.frozen
+class _Replying:
+    """Redis, but for the replies to what is submitted."""
+
+    redis: Redis
+    reply: Any
+
+    @property
+    def command_timeout(self) -> float:
+        return self.redis.command_timeout
+
+    def submit(self, write: Write, then: Callable[[Any], None], key: str, role: Role) -> Request:
+        return self.redis.submit(write, lambda _reply: then(self.reply), key, role)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [({}, Code.OUTCOME_UNKNOWN), ({"idempotency_key": "k"}, Code.CONNECTION_ERROR)],
+    ids=["read by the driver of a plan", "of a script"],
+)
+@pytest.mark.parametrize("reply", [None, 5, [b"1-1"]])
+async def test_a_reply_that_a_command_does_not_have_is_told_as_that_on_the_direct_path(
+    redis: Server, more: dict[str, Any], code: Code, reply: Any, defects: list[Defect]
+) -> None:
+    async with running_bus(redis) as bus:
+        # Else the call is sent by a task.
+        await bus.redis.wait_connected()
+        surface = surface_over(bus)
+        path = DirectPath(surface.path.toolbox, cast("Redis", _Replying(bus.redis, reply)), {})
+        async with running_way(surface, direct=True, path=path) as way:
+            line = call_line(MODERN, 1, "stream_add", {"stream": "a:b:c", "entries": [{"n": 1}]} | more)
+            (answer,) = await way.talk(line)
+    content = json.loads(answer)["result"]["structuredContent"]
+    assert content["code"] == code
+    assert len(defects) == 1
 
 
 # --- A wrong path is found ---------------------------------------------------------------------

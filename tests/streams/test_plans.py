@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from redstreamd.errors.defects import Defect
+from redstreamd.redisio.unexpected_replies import UnexpectedReply
 from redstreamd.streams.plans import Plan, UnfinishedError
 
 
@@ -33,8 +35,30 @@ async def test_what_is_beside_the_rest_of_a_call_lasts_until_its_last_step_has_e
 
         return step
 
-    plan = Plan((), "s", unfinished(first)).then(unfinished(second)).then(str.upper).with_rest(rest)
+    begun = Plan((), "s", unfinished(first)).then(unfinished(second))
+    plan = begun.then(str.upper).with_rest(rest)
+    # Neither changes the plan that it is made of.
+    assert (len(begun.conversions), begun.rest) == (1, None)
     with pytest.raises(UnfinishedError) as left:
         plan.read(b"")
     assert await left.value.go_on() == "DONE"
     assert steps == ["begins", "first", "second", "ends"]
+
+
+@pytest.mark.parametrize(
+    ("place", "raised"), [(0, UnexpectedReply), (1, TypeError), (2, TypeError)], ids=["reply", "ours", "ours"]
+)
+def test_only_the_first_step_can_find_the_reply_unexpected(
+    place: int, raised: type[Exception], defects: list[Defect]
+) -> None:
+    def fail(_result: Any) -> Any:
+        raise TypeError("not this type")
+
+    # The same function may be more than one step.
+    steps = [str.upper, str.upper, str.upper]
+    steps[place] = fail
+    plan: Plan[Any] = Plan((), "s", steps[0]).then(steps[1]).then(steps[2])
+    with pytest.raises(Exception, match=r".") as told:
+        plan.read("reply")
+    assert type(told.value) is raised
+    assert len(defects) == (raised is UnexpectedReply)
