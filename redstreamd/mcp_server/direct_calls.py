@@ -207,7 +207,7 @@ class _DirectCall(Invocation[Any], eq=False):
             return
         except BaseException:
             self.end(CANCELLED)
-            self.exchange.end()
+            self.exchange.end_unanswered()
             raise
         if wait is None:
             self._end_cancelled()
@@ -304,7 +304,7 @@ class _DirectCall(Invocation[Any], eq=False):
             scope.cancel()
         if not exchange.session.start_soon(partial(task, scope)):
             self.end(CANCELLED)
-            exchange.end()
+            exchange.end_unanswered()
 
     async def _run_in_task(
         self, scope: trio.CancelScope, go_on: Callable[[], Awaitable[object]] | None
@@ -313,9 +313,9 @@ class _DirectCall(Invocation[Any], eq=False):
         result: Result | None = None
         try:
             with scope:
-                result = await self.answer(self._progress, go_on=go_on, admitted=True)
+                result = await self.carry_out(self._progress, go_on=go_on, admitted=True)
         except BaseException:
-            exchange.end()
+            exchange.end_unanswered()
             raise
         if result is None:
             exchange.answer_unknown()

@@ -53,11 +53,16 @@ class Exchange(msgspec.Struct, eq=False):
     """A request in flight.
 
     Behaviour:
-        It is answered at most once. Whoever works on it calls one of the methods `answer…` and `end`;
-        until then it counts against the limits of its session, also if the client has cancelled it. Two
-        things end the work early: `drop`, if nobody waits for the answer any more (the client cancelled the
-        request, or it is handed over), and `cut_short`, at the end of the session: then a client that still
-        waits is told that the outcome is not known. The second may follow on the first.
+        It is answered at most once, and counts against the limits of its session until it has ended, also if
+        the client has cancelled it.
+
+        Who works on it ends it, by one of these: `answer…`; `end_unanswered`, where the work was ended from
+        outside or cannot begin; `discard`, where another exchange is to be made for the same request.
+
+        Others ask for that, and the exchange goes on until the work has ended: by `cut_short`, at the end of
+        the session or for want of memory, after which a client is told that the outcome is not known; by
+        `drop`, where nobody waits for the answer any more (the client cancelled the request, or it is handed
+        over), after which it is told nothing. The first may follow on the second.
 
     Attributes:
         session: Whose request it is.
@@ -128,14 +133,14 @@ class Exchange(msgspec.Struct, eq=False):
         message = f"{self.why or _CLOSING}; the request was not executed, send it again"
         self.answer(jsonrpc.error(self.id, NOT_NOW, message, data=data))
 
-    def end(self) -> None:
+    def end_unanswered(self) -> None:
         """End the exchange without an answer: the work on it has ended."""
         if self.is_open:
-            self.give_up()
+            self.discard()
             self.sink.unanswered(self.id)
 
-    def give_up(self) -> None:
-        """Let another exchange be made for the request: the work on it has not begun."""
+    def discard(self) -> None:
+        """End the exchange as if it had not been: the work on it has not begun, and another will be made."""
         self.is_open = False
         self.on_cancel = None
         self.session.in_flight.remove(self)
@@ -157,13 +162,13 @@ class Exchange(msgspec.Struct, eq=False):
         self.send(jsonrpc.notification("notifications/progress", params))
 
     def drop(self) -> None:
-        """End the work early, and send nothing more: nobody waits for the answer."""
+        """Have the work ended early, and send nothing more: nobody waits for the answer."""
         if not self.is_dropped:
             self.is_dropped = True
             self.cut_short()
 
     def cut_short(self) -> None:
-        """End the work early; whoever does the work ends the exchange."""
+        """Have the work ended early; whoever does it ends the exchange."""
         on_cancel, self.on_cancel = self.on_cancel, None
         if on_cancel is not None:
             on_cancel()

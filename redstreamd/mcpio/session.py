@@ -67,8 +67,11 @@ class Session:
     Behaviour:
         Requests run concurrently and are answered in the order they finish. Notifications and `initialize`
         are handled before the next message is read. Subscribing and unsubscribing keep their order among
-        each other. A request that the client cancels is not answered; every other is answered once. Each
-        request of a batch is answered as soon as it is done, in a batch of one.
+        each other. Each request of a batch is answered as soon as it is done, in a batch of one.
+
+        A request is answered at most once. It is not if the client cancels it, if it is handed over (its
+        `state` says so, and the successor answers), or if the session ends where no task can be started any
+        more or the one that works on it is ended from outside.
 
     Attributes, beside the arguments:
         subscriptions: Each URI of `resources/subscribe` in the handshake era, with the last version reported.
@@ -214,21 +217,21 @@ class Session:
             call is None
             or self._take_directly is None
             or self.draining.was_set
-            or (call.era is not self._era and not self._settles(call.era))
+            or (call.era is not self._era and not self._settle_era(call.era))
         ):
             return False
         exchange = Exchange(self, call.id, "tools/call", None, size, sink, call.progress_token)
         if not self.in_flight.add(exchange):
             return False
         if not self._take_directly(exchange, call):
-            exchange.give_up()
+            exchange.discard()
             return False
         self.requests += 1
         self.direct += 1
         return True
 
-    def _settles(self, era: Era) -> bool:
-        """Return whether calls of an era are taken; the first valid envelope settles that, taken or not."""
+    def _settle_era(self, era: Era) -> bool:
+        """Let a valid envelope settle the era if nothing has yet; return whether calls of `era` are taken."""
         if self._era is None and self.era is None and era is Era.MODERN and self._kernel is None:
             self._era = era
         return self._era is era
@@ -413,7 +416,7 @@ class Session:
         scope = trio.CancelScope()
         exchange.on_cancel = scope.cancel
         if not self.start_soon(partial(self._serve, kernel, exchange, scope, start_after, done)):
-            exchange.end()
+            exchange.end_unanswered()
 
     async def _serve(
         self,
@@ -446,7 +449,7 @@ class Session:
             if exchange.method == "initialize":
                 # It is served where messages are read, and is cut off with these; the client still waits.
                 exchange.answer_unknown()
-            exchange.end()
+            exchange.end_unanswered()
             raise
         finally:
             if done is not None:

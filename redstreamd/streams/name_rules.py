@@ -27,20 +27,20 @@ class NameRules:
     """Checks names of streams, groups and consumers.
 
     Attributes:
-        plain: Names under which a stream may be created without asking Redis about it. Each is valid and not
-            reserved, and follows the naming rule, if there is one, or was in use when Redis was asked. Only a
-            name that `check_stream` accepted before is among them, and the oldest are forgotten.
+        creatable: Names under which a stream may be created without asking Redis about it. Each is valid and
+            not reserved, and follows the naming rule, if there is one, or was in use when Redis was asked.
+            Only a name that `check_stream` accepted before is among them, and the oldest are forgotten.
     """
 
-    # Invariant: every name in _valid is valid; every name in plain is, too, and is not reserved and has no
-    # naming warning.
-    __slots__ = ("_max_bytes", "_naming", "_valid", "plain")
+    # Invariant: every name in _valid is valid; every name in creatable is, too, and is not reserved and has
+    # no naming warning.
+    __slots__ = ("_max_bytes", "_naming", "_valid", "creatable")
 
     def __init__(self, settings: StreamsSettings | None = None) -> None:
         """Apply ``settings``; None for the defaults."""
         # Dicts, because they forget the oldest name first.
         self._valid: dict[str, None] = {}
-        self.plain: dict[str, None] = {}
+        self.creatable: dict[str, None] = {}
         self.reconfigure(settings or StreamsSettings())
 
     def reconfigure(self, settings: StreamsSettings) -> None:
@@ -52,7 +52,7 @@ class NameRules:
     def forget(self) -> None:
         """Forget the names that were found right; they are checked again."""
         self._valid.clear()
-        self.plain.clear()
+        self.creatable.clear()
 
     @property
     def demanded(self) -> bool:
@@ -69,13 +69,13 @@ class NameRules:
         Raises:
             BusError: INVALID_STREAM.
         """
-        if name in self.plain:
+        if name in self.creatable:
             return
         check_stream(name, max_bytes=self._max_bytes)
         if creates:
             check_unreserved(name)
         if not is_reserved(name) and self.warning(name) is None:
-            _remember(self.plain, name)
+            _remember(self.creatable, name)
 
     def check_group(self, name: str) -> None:
         """Check the name of a consumer group; INVALID_GROUP."""
@@ -87,10 +87,10 @@ class NameRules:
         if name not in self._valid:
             _remember(self._valid, check_consumer(name, max_bytes=self._max_bytes))
 
-    def note_plain(self, name: str) -> None:
-        """Note that there is no question about a valid name, which is not reserved; see `plain`."""
+    def note_creatable(self, name: str) -> None:
+        """Note that there is no question about a valid name, which is not reserved; see `creatable`."""
         if not is_reserved(name):
-            _remember(self.plain, name)
+            _remember(self.creatable, name)
 
     def warning(self, name: str) -> str | None:
         """Return a sentence if a new stream's name would depart from the naming rule; None if it is off."""

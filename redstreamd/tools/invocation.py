@@ -1,9 +1,9 @@
 """One call of a tool on its way, from its checked arguments to its end.
 
 The steps are: `Toolbox.begin` makes an invocation (structure, needs, names, authorise), then `admit`, `run`
-and `end`; `answer` takes all of them in order, in a task. The direct path has no task for a call that is one
-round trip: it decodes the arguments itself, goes on with `Toolbox.check`, and in the place of `run` it takes
-the tool's plan. What it cannot finish itself goes on with `answer`.
+and `end`; `carry_out` takes all of them in order, in a task. The direct path has no task for a call that is
+one round trip: it decodes the arguments itself, goes on with `Toolbox.check`, and in the place of `run` it
+takes the tool's plan. What it cannot finish itself goes on with `carry_out`.
 
 How a call can end:
 
@@ -315,7 +315,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         self.told = self.tool.effects.of_call(self.arguments, self.lease)
         self.arguments = None
 
-    async def answer(
+    async def carry_out(
         self,
         progress: Progress,
         *,

@@ -12,20 +12,20 @@ async def naming_warning(call: Call[Bus], stream: str) -> str | None:
     """Return a warning about the name of a stream that the call may create; None if there is none.
 
     A stream that exists is used under any name. Redis is asked only about a name that departs from the naming
-    rule; `NameRules.plain` says so without waiting. Whether the name is valid was checked before.
+    rule; `NameRules.creatable` says so without waiting. Whether the name is valid was checked before.
 
     Raises:
         BusError: INVALID_STREAM: `streams.naming` is "error" and the stream does not exist; CONNECTION_ERROR
             and the like.
     """
     names = call.bus.names
-    if stream in names.plain:
+    if stream in names.creatable:
         return None
     warning = names.warning(stream)
     if warning is None or await call.bus.redis.key_type(stream) != "none":
         if warning is None or not names.demanded:
             # Nor is it asked about again once it is deleted: then a warning is missed.
-            names.note_plain(stream)
+            names.note_creatable(stream)
         return None
     if names.demanded:
         raise BusError(

@@ -44,7 +44,7 @@ class AddStreamMessageArguments:
 
 
 def _plan_add(call: Call[Bus], args: AddStreamMessageArguments) -> Plan[dict[str, Any]] | None:
-    return _add(call, args) if args.stream in call.bus.names.plain else None
+    return _add(call, args) if args.stream in call.bus.names.creatable else None
 
 
 def _add(call: Call[Bus], args: AddStreamMessageArguments) -> Plan[dict[str, Any]]:
@@ -116,7 +116,7 @@ class CreateConsumerGroupArguments:
 
 
 def _plan_create(call: Call[Bus], args: CreateConsumerGroupArguments) -> Plan[dict[str, Any]] | None:
-    return _create(call, args) if args.stream in call.bus.names.plain else None
+    return _create(call, args) if args.stream in call.bus.names.creatable else None
 
 
 def _create(call: Call[Bus], args: CreateConsumerGroupArguments) -> Plan[dict[str, Any]]:

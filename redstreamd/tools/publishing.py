@@ -95,13 +95,13 @@ class StreamAdded:
 
 def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan[Result] | None:
     bus, stream = call.bus, args.stream
-    plain = bus.names.plain
-    if stream not in plain:
+    creatable = bus.names.creatable
+    if stream not in creatable:
         return None
     waits = call.quarantines(stream)
     if len(args.entries) == 1 and not waits and _asked(args) == _NOTHING:
         return bus.publisher.plan_one(stream, args.entries[0], call.principal.name, ONE_ADDED.filled)
-    if args.durability != "memory" or (args.reply_to is not None and args.reply_to not in plain):
+    if args.durability != "memory" or (args.reply_to is not None and args.reply_to not in creatable):
         return None
     plan = bus.publisher.plan_add(
         stream,

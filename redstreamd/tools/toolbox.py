@@ -300,7 +300,7 @@ class Toolbox(Generic[BusT]):
             invocation = self.begin(tool, arguments, principal, account)
         except BusError as error:
             return failure(error)
-        return await invocation.answer(progress)
+        return await invocation.carry_out(progress)
 
     def forget_verdicts(self) -> None:
         """Ask ``authorise`` anew for every principal and stream, because its answers may have changed."""
@@ -313,7 +313,7 @@ class Toolbox(Generic[BusT]):
             held = lease is not None and lease.stream == need.stream
             if not held:
                 self._names.check_stream(need.stream, creates=need.creates)
-            elif need.stream not in self._names.plain:
+            elif need.stream not in self._names.creatable:
                 # It was checked by the rules of when the lease was taken.
                 may_be_remembered = False
             self.policy.authorise(principal, need.stream, need.permission)

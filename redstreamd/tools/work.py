@@ -62,7 +62,9 @@ class GroupCreated:
 
 def _plan_create(call: Call[Bus], args: GroupCreateArguments) -> Plan[GroupCreated] | None:
     """Plan to create a group, unless Redis has to be asked about the stream's name."""
-    return _create(call, args).then(partial(_created, args)) if args.stream in call.bus.names.plain else None
+    if args.stream not in call.bus.names.creatable:
+        return None
+    return _create(call, args).then(partial(_created, args))
 
 
 def _create(call: Call[Bus], args: GroupCreateArguments) -> Plan[Creation]:
@@ -157,7 +159,7 @@ class WorkTaken:
 
 def _plan_take(call: Call[Bus], args: WorkTakeArguments) -> Plan[WorkTaken | Result] | None:
     """Plan a take and its wait, unless Redis has to be asked about the stream's name, or others wait."""
-    if args.stream not in call.bus.names.plain:
+    if args.stream not in call.bus.names.creatable:
         return None
     seconds = wait_seconds(call, args.timeout_seconds)
     take = _take(call, args)
@@ -172,7 +174,7 @@ def _plan_take(call: Call[Bus], args: WorkTakeArguments) -> Plan[WorkTaken | Res
 def _wait_to_take(call: Call[Bus], args: WorkTakeArguments) -> Wait | None:
     """Return the take as a wait, if others wait for the same."""
     seconds = wait_seconds(call, args.timeout_seconds)
-    if seconds <= 0 or args.stream not in call.bus.names.plain:
+    if seconds <= 0 or args.stream not in call.bus.names.creatable:
         return None
     wait = call.bus.work.wait_to_take(_take(call, args), call.principal, timeout_seconds=seconds)
     return None if wait is None else wait.then(partial(_taken, call, args))
