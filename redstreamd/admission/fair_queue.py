@@ -17,6 +17,8 @@ import heapq
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
+import msgspec
+
 from redstreamd.admission.accounts import Account, Level
 
 ItemT = TypeVar("ItemT", bound=Hashable)
@@ -59,13 +61,14 @@ def is_behind(process: Account) -> bool:
     return has_company
 
 
-class _Node(Generic[ItemT]):
+class _Node(msgspec.Struct, Generic[ItemT], eq=False):
     """An account that has items in the queue, itself or through its members; and the root.
+
+    Invariant: but for the root it has items or members.
 
     Attributes:
         account: The account; the root has one of its own, which nobody reads.
         above: The node of its parent; of the root None.
-        size: How many items there are in it and below it. Invariant: 0 for the root only.
         items: Its own items, in order.
         heap: For each member with items its `entry`; others are out of date.
         members: How many entries of `heap` are not out of date.
@@ -74,42 +77,41 @@ class _Node(Generic[ItemT]):
             there is.
     """
 
-    __slots__ = ("above", "account", "entry", "heap", "items", "members", "size")
-
-    def __init__(self, account: Account, above: _Node[ItemT] | None) -> None:
-        self.account = account
-        self.above = above
-        self.size = 0
-        self.items: dict[ItemT, None] = {}
-        self.heap: list[_Entry[ItemT]] = []
-        self.members = 0
-        self.entry: _Entry[ItemT] | None = None
+    account: Account
+    above: _Node[ItemT] | None
+    items: dict[ItemT, None] = {}
+    heap: list[_Entry[ItemT]] = []
+    members: int = 0
+    entry: _Entry[ItemT] | None = None
 
 
 _Entry = tuple[float, int, _Node[ItemT]]
 
 
 class FairQueue(Generic[ItemT]):
-    """Items of accounts, each at most once."""
+    """Items of accounts, each at most once.
+
+    Attributes:
+        count: How many items there are; to be read only.
+    """
 
     def __init__(self) -> None:
         """Begin empty."""
+        self.count = 0
         self._root: _Node[ItemT] = _Node(Account(Level.ALL, "", None, {}, []), None)
         self._nodes: dict[Account, _Node[ItemT]] = {}
         self._entries = 0
 
     def __len__(self) -> int:
         """Return how many items there are."""
-        return self._root.size
+        return self.count
 
     def push(self, account: Account, item: ItemT) -> None:
         """Add an item behind those of the same account."""
-        leaf = self._node(account)
-        leaf.items[item] = None
-        node: _Node[ItemT] | None = leaf
-        while node is not None:
-            node.size += 1
-            node = node.above
+        items = (self._nodes.get(account) or self._add(account)).items
+        if item not in items:
+            items[item] = None
+            self.count += 1
 
     def pop(self) -> tuple[Account, ItemT]:
         """Remove and return the next item, and its account.
@@ -117,13 +119,15 @@ class FairQueue(Generic[ItemT]):
         Raises:
             IndexError: There is none.
         """
-        node = self._root
-        if not node.size:
+        if not self.count:
             raise IndexError("no item waits")
+        node = self._root
         while node.members:
-            first = self._first(node)
-            node.account.rivals = node.members
-            node.account.level_rank = first.account.rank
+            # The only one is the next, however much it got; most levels have no more.
+            first = node.heap[0][2] if node.members == len(node.heap) == 1 else self._first(node)
+            account = node.account
+            account.rivals = node.members
+            account.level_rank = first.account.rank
             node = first
         item = next(iter(node.items))
         self._take_out(node, item)
@@ -137,54 +141,49 @@ class FairQueue(Generic[ItemT]):
         self._take_out(node, item)
         return True
 
-    def _take_out(self, leaf: _Node[ItemT], item: ItemT) -> None:
-        del leaf.items[item]
-        node: _Node[ItemT] | None = leaf
-        while node is not None:
-            node.size -= 1
-            above = node.above
-            if not node.size and above is not None:
-                node.entry = None
-                # Entries that are out of date have nodes that refer to this one.
-                node.heap.clear()
-                del self._nodes[node.account]
-                node.account.places -= 1
-                above.members -= 1
-                if len(above.heap) > 2 * above.members + 8:
-                    self._tidy(above)
-            node = above
+    def _take_out(self, node: _Node[ItemT], item: ItemT) -> None:
+        del node.items[item]
+        self.count -= 1
+        above = node.above
+        while above is not None and not (node.items or node.members):
+            account = node.account
+            # Entries that are out of date have nodes that refer to this one.
+            node.entry = node.above = None
+            node.heap.clear()
+            del self._nodes[account]
+            account.places -= 1
+            above.members -= 1
+            heap = above.heap
+            if heap[0][2] is node:
+                heapq.heappop(heap)
+            elif len(heap) > 2 * above.members + 8:
+                self._tidy(above)
+            node, above = above, above.above
 
-    def _node(self, account: Account) -> _Node[ItemT]:
-        """Return the node of an account; a new one waits from now on."""
-        node = self._nodes.get(account)
-        if node is not None:
-            return node
-        above = self._root if account.parent is None else self._node(account.parent)
-        self._place(account, above)
-        account.places += 1
-        node = self._nodes[account] = _Node(account, above)
-        above.members += 1
-        heapq.heappush(above.heap, self._entry(node, account.rank))
-        return node
-
-    def _place(self, account: Account, above: _Node[ItemT]) -> None:
-        """Forget how much an account got long ago, before it waits beside others."""
+    def _add(self, account: Account) -> _Node[ItemT]:
+        """Return a node of an account that has none; it waits from now on."""
+        parent = account.parent
+        above = self._root if parent is None else self._nodes.get(parent) or self._add(parent)
+        # How much it got long ago is forgotten before it waits beside others.
+        members = above.members
         first = level = above.account.level_rank
-        if above.members:
+        if members:
             first = self._first(above).account.rank
             level = max(level, first)
-        scale = _scale(above.members)
+        scale = _scale(members) if members > _FEW else 1.0
         rank = max(account.rank, level - scale * CREDIT_SECONDS) if account.rank else level + NEW_SECONDS
         if not account.places:
             # The level may be that of another queue, in which others wait. While it waits in another one
             # itself, what was forgiven here would put it ahead there of all who got as much.
             rank = min(rank, first + scale * DEBT_SECONDS)
         account.rank = rank
-
-    def _entry(self, node: _Node[ItemT], rank: float) -> _Entry[ItemT]:
+        account.places += 1
+        node = self._nodes[account] = _Node(account, above)
+        above.members = members + 1
         self._entries += 1
-        node.entry = (rank, self._entries, node)
-        return node.entry
+        node.entry = entry = (rank, self._entries, node)
+        heapq.heappush(above.heap, entry)
+        return node
 
     def _first(self, above: _Node[ItemT]) -> _Node[ItemT]:
         """Return the member that is next; there is one."""
@@ -198,7 +197,9 @@ class FairQueue(Generic[ItemT]):
             rank = node.account.rank
             if rank == entry[0]:
                 return node
-            heapq.heapreplace(heap, self._entry(node, rank))
+            self._entries += 1
+            node.entry = entry = (rank, self._entries, node)
+            heapq.heapreplace(heap, entry)
 
     @staticmethod
     def _tidy(node: _Node[ItemT]) -> None:

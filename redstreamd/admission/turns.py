@@ -148,8 +148,14 @@ class Turns(trio.abc.Instrument):
             self.account.charge(seconds + self.redis_seconds, now)
             self.redis_seconds = 0.0
         self._since = now
+        self.account = None
+        if account is not None:
+            self._begin(account, now)
+
+    def _begin(self, account: Account, now: float) -> None:
+        """Count the time from now on, which is `_since`, for an account."""
         self.account = account
-        if account is not None and account is not self._last:
+        if account is not self._last:
             if self._last is not None:
                 self._company_ends = now + _COMPANY_SECONDS
             self._last = account
@@ -189,7 +195,7 @@ class Turns(trio.abc.Instrument):
                 self._count_step(self._task_account)
                 self._task_account = None
         self._is_new_pass = True
-        if self.waiting:
+        if self.waiting.count:
             self._grant()
         self._promised = 0.0
 
@@ -263,7 +269,7 @@ class Turns(trio.abc.Instrument):
             account: The connection's.
             descriptor: See `let_pass`.
         """
-        must_wait = len(self.waiting) > 0 or (time.perf_counter() >= self.ends and self.is_over())
+        must_wait = self.waiting.count > 0 or (time.perf_counter() >= self.ends and self.is_over())
         # Whoever got little may read one message at once.
         is_first = (must_wait or self.is_shared) and self.let_pass(account.parent or account, descriptor)
         return is_first or not must_wait
@@ -300,7 +306,7 @@ class Turns(trio.abc.Instrument):
         seconds = self._promised
         room = _ROOM_SECONDS if self.is_light else _WIDE_ROOM_SECONDS
         waiting = self.waiting
-        while waiting and seconds < room:
+        while waiting.count and seconds < room:
             _, (who, expected) = waiting.pop()
             if type(who) is not Task:
                 # The others have theirs as long as there is room, see `_serve`.
@@ -314,19 +320,23 @@ class Turns(trio.abc.Instrument):
         granted, self._granted = self._granted, None
         if granted is not None:
             granted.read()
-        # Whose turn is next depends on what this one took.
-        self.work_for(None)
         waiting = self.waiting
-        while waiting and not self.is_over():
-            _, (who, expected) = waiting.pop()
+        while True:
+            # Whose turn is next depends on what this one took.
+            self.work_for(None)
+            now = self._since
+            if not waiting.count or (now >= self.ends and self.is_over()):
+                return
+            account, (who, expected) = waiting.pop()
             if type(who) is Task:
                 # It runs in the next pass, and whose turn is next depends on what it takes there, too. What
                 # else fits into that pass `_grant` adds.
                 reschedule(who)
                 self._promised += expected
                 return
+            # It pays for its way out of the queue.
+            self._begin(account, now)
             who.read()
-            self.work_for(None)
 
     def _tick_on(self) -> None:
         """See to it that trio does not wait for input while somebody waits for a turn."""
@@ -341,7 +351,7 @@ class Turns(trio.abc.Instrument):
     async def _tick(self) -> None:
         while True:
             self._serve()
-            while self.waiting:
+            while self.waiting.count:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 self._serve()
             self._is_ticking = False
