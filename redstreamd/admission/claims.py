@@ -74,7 +74,7 @@ SUBSCRIPTIONS: Final = Kind(
 )
 
 
-class Claim:
+class Claim(msgspec.Struct, eq=False):
     """One place below a limit; made by `Limit.claim`.
 
     Attributes:
@@ -84,16 +84,10 @@ class Claim:
         is_held: Whether it was not released.
     """
 
-    __slots__ = ("account", "end", "is_held", "process")
-
-    def __init__(
-        self, account: Account | None, process: Account | None, end: Callable[[], None] | None
-    ) -> None:
-        """Made by `Limit`."""
-        self.account = account
-        self.process = process
-        self.end = end
-        self.is_held = True
+    account: Account | None
+    process: Account | None
+    end: Callable[[], None] | None
+    is_held: bool = True
 
 
 class Limit:
@@ -117,6 +111,11 @@ class Limit:
     def reconfigure(self, most: int) -> None:
         """Allow so many in all from the next claim on; what is held beyond that is not taken away at once."""
         self._most = most
+        self._free = self._places_for_all(most)
+
+    def _places_for_all(self, most: int) -> int:
+        """Return how many places whoever asks gets, whatever others hold."""
+        return most
 
     def claim(self, account: Account | None, end: Callable[[], None] | None = None) -> Claim:
         """Take a place, perhaps that of another client, which is ended for it.
@@ -134,12 +133,13 @@ class Limit:
             if self.is_shedding:
                 raise self._shed()
             process = _above(account, Level.PROCESS)
-            principal = _above(process, Level.PRINCIPAL)
             if self._quotas is not None:
+                principal = _above(process, Level.PRINCIPAL)
                 own = self._quotas.most(self._kind.quantity, principal.name)
                 if own.number is not None:
                     self._make_room(account, principal, own.number, own.setting)
-            self._make_room(account, _above(principal, Level.ALL), self._most, self._kind.setting)
+            if self.total >= self._free:
+                self._make_room(account, _above(process, Level.ALL), self._most, self._kind.setting)
             account.hold(self._kind.held)
         elif self.total >= self._most:
             raise self._refusal(None, self._most, self._kind.setting)
@@ -221,6 +221,9 @@ class SharedLimit(Limit):
     In that quarter a process may hold no more than a quarter of what is free, so that each that comes finds
     something left (a dynamic threshold, as switches divide a shared buffer with it).
     """
+
+    def _places_for_all(self, most: int) -> int:
+        return most - most // _RESERVE
 
     def _make_room(self, account: Account, within: Account, most: int, by: str) -> None:
         what = self._kind.held
