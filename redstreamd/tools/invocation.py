@@ -312,7 +312,11 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
 
     def drop_arguments(self) -> None:
         """Let go of the arguments, which may be large, while the call waits."""
-        self.told = self.tool.effects.of_call(self.arguments, self.lease)
+        effects, arguments = self.tool.effects, self.arguments
+        if self.lease is None and effects.given(arguments) == effects.usual:
+            self.told = (None, None)
+        else:
+            self.told = effects.of_call(arguments, self.lease)
         self.arguments = None
 
     async def carry_out(
