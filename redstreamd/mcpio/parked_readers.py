@@ -200,6 +200,8 @@ class Readers:
             while True:
                 await trio.lowlevel.wait_readable(self.epoll.fileno())
                 by_descriptor = self._by_descriptor
+                # Who waits for a turn, as whoever comes after it of the same process.
+                waits: Account | None = None
                 for descriptor, _ in self.epoll.poll(0, max(1, len(by_descriptor))):
                     reader = by_descriptor.get(descriptor)
                     # Else it has ended because of what another one has read, or its task does not sleep: it
@@ -207,10 +209,14 @@ class Readers:
                     if reader is None or reader.task is None:
                         continue
                     # Who waits pays for its own way into the queue.
-                    turns.work_for(reader.account)
-                    if turns.may_begin(reader.account, descriptor):
+                    account = reader.account
+                    turns.work_for(account)
+                    if account.parent is waits and waits is not None:
+                        reader.queue()
+                    elif turns.may_begin(account, descriptor):
                         reader.read()
                     else:
+                        waits = account.parent
                         reader.queue()
 
 
