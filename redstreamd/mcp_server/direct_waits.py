@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
+import trio
+
 from redstreamd.mcpio.exchange import Exchange
 from redstreamd.streams.waiting import Sleeper, Told, Wait
 from redstreamd.tools.invocation import CANCELLED, OK, Invocation
@@ -32,8 +34,10 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
     @classmethod
     def begin(cls, wait: Wait, exchange: Exchange, invocation: Invocation[Any], end: bytes) -> DirectWait:
         """Let a call wait; it ends once it is told, or its exchange is cut short."""
+        now = trio.current_time()
         self = cls(
-            deadline=wait.ends(),
+            deadline=wait.ends(now),
+            began=now,
             account=wait.account or exchange.session.account,
             may_fail=wait.may_fail,
             claim=wait.claim,

@@ -55,7 +55,7 @@ class LifeSigns:
         # The last sign of life, by trio's clock.
         self._heard_at = -math.inf
         # When those who rely on the server began to, and when they did last; the first is the oldest.
-        self._relying: dict[Relying, tuple[float, float]] = {}
+        self._relying: dict[Relying, list[float]] = {}
         # Whether `_on_time` is to be called. While some come it is called again and again: to set a deadline
         # for each takes a pass.
         self._is_timed = False
@@ -64,15 +64,17 @@ class LifeSigns:
         """Take note of a sign of life."""
         self._heard_at = trio.current_time()
 
-    def expect(self, who: Relying) -> None:
+    def expect(self, who: Relying, now: float) -> None:
         """Tell somebody whether the server is there from now on; once for all calls until then."""
-        now = trio.current_time()
         relying = self._relying
         if not self._is_timed:
             self._is_timed = True
             self._deadlines.add(now + QUIET_SECONDS, self._on_time)
         known = relying.get(who)
-        relying[who] = (now if known is None else known[0], now)
+        if known is None:
+            relying[who] = [now, now]
+        else:
+            known[1] = now
 
     def _on_time(self) -> None:
         heard_at, relying = self._heard_at, self._relying

@@ -123,13 +123,16 @@ class Place:
         self._sleepers.members[sleeper] = None
         if self._is_looking:
             sleeper.since = self._looks if self._can_be_joined else self._looks + 1
-        elif self._knows_of_nothing and not (self._sleepers.is_due_first(sleeper) and sleeper.is_over):
+        elif (self in self._places.sure or self._knows_of_nothing) and not (
+            self._sleepers.is_due_first(sleeper) and sleeper.is_over
+        ):
             # It is not read for: a read that fails later is its first one.
-            sleeper.since, sleeper.began = self._looks + 1, trio.current_time()
+            sleeper.since = self._looks + 1
             self._sleepers.fall_asleep(sleeper, self._on_time)
-            self._places.hub.expect_life(self)
-            # There may be too many waits.
-            self._close_if_empty()
+            self._places.hub.expect_life(self, sleeper.began)
+            if not self._sleepers.members:
+                # There are too many waits.
+                self._close_if_empty()
         else:
             sleeper.since = self._looks + 1
             self._look()

@@ -263,12 +263,12 @@ class TailHub:
         """Return whether one server pushes the changes of all keys, which are watched."""
         return len(keys) == 1 or len({self._keys.all[name].at for name in keys}) == 1
 
-    def expect_life(self, who: Relying) -> None:
+    def expect_life(self, who: Relying, now: float) -> None:
         """Tell one whose keys are armed, and who has not read, whether those who push are there."""
         for name in who.keys:
             at = self._keys.all[name].at
             if at is not None:
-                at.signs.expect(who)
+                at.signs.expect(who, now)
 
     def notify(self, key: str) -> None:
         """Wake the watchers of `key`, for changes that the server does not push, such as a release."""

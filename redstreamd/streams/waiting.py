@@ -127,7 +127,7 @@ class Sleeper(msgspec.Struct, eq=False):
         has_repeated: Whether that was done.
         place: Where it waits; None before and after.
         since: The number of the first read of the place that counts for it.
-        began: When it began, by trio's clock, if that was without a read.
+        began: When it was made, by trio's clock.
         claim: Its place below the limit of waits; None before it has one.
         is_asleep: Whether its first read has ended; of one that began without a read, whether the server was
             there after that.
@@ -139,7 +139,7 @@ class Sleeper(msgspec.Struct, eq=False):
     has_repeated: bool = False
     place: Place | None = None
     since: int = 0
-    began: float = 0.0
+    began: float = msgspec.field(default_factory=trio.current_time)
     claim: Claim | None = None
     is_asleep: bool = False
 
@@ -205,9 +205,9 @@ class Wait(msgspec.Struct, frozen=True):
     reword: Callable[[Exception], Exception] | None = None
     seconds: float = 0.0
 
-    def ends(self) -> float:
+    def ends(self, now: float) -> float:
         """Return when it ends if it begins now, by trio's clock."""
-        return trio.current_time() + self.seconds if self.deadline is None else self.deadline
+        return now + self.seconds if self.deadline is None else self.deadline
 
     def then(self, convert: Callable[[Any], object]) -> Wait:
         """Return the same wait with another result, made of its own."""
@@ -241,7 +241,10 @@ async def run_wait(wait: Wait) -> Any:
     Cancellation: leaves nothing behind.
     """
     sleeper = TaskSleeper(
-        wait.ends(), account=wait.account or ACCOUNT.get(), may_fail=wait.may_fail, claim=wait.claim
+        wait.ends(trio.current_time()),
+        account=wait.account or ACCOUNT.get(),
+        may_fail=wait.may_fail,
+        claim=wait.claim,
     )
     wait.join(sleeper)
     try:

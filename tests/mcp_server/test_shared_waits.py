@@ -201,7 +201,7 @@ def wait_at(
 ) -> Recorder:
     """Let somebody wait."""
     wait = bus.reader.wait_after(["s"], cursor, 10, seconds, wanted)
-    recorder = kind(wait.ends())
+    recorder = kind(wait.ends(trio.current_time()))
     wait.join(recorder)
     return recorder
 

@@ -58,8 +58,8 @@ async def test_a_silent_server_is_asked_once_for_all(reply: object, is_there: bo
         for waiter in waiters:
             # All in the time until it is asked.
             await trio.sleep(QUIET_SECONDS / 200)
-            signs.expect(waiter)
-            signs.expect(waiter)
+            signs.expect(waiter, trio.current_time())
+            signs.expect(waiter, trio.current_time())
         await trio.sleep(QUIET_SECONDS)
         assert len(asked) == 1
         assert not any(waiter.told for waiter in waiters)
@@ -78,7 +78,7 @@ async def test_a_server_that_talks_is_not_asked() -> None:
         nursery.start_soon(deadlines.run)
         waiters = [Waiter() for _ in range(100)]
         for waiter in waiters:
-            signs.expect(waiter)
+            signs.expect(waiter, trio.current_time())
             await trio.sleep(QUIET_SECONDS / 3)
             signs.note()
         await trio.sleep(2 * QUIET_SECONDS)
@@ -97,7 +97,7 @@ async def test_what_was_heard_before_is_no_sign_and_who_comes_again_and_again_is
         waiter = Waiter()
         for _ in range(5):
             await trio.sleep(QUIET_SECONDS / 3)
-            signs.expect(waiter)
+            signs.expect(waiter, trio.current_time())
         assert len(asked) == 1
         assert not waiter.told
         nursery.cancel_scope.cancel()

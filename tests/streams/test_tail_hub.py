@@ -318,7 +318,7 @@ async def test_one_who_cannot_be_told_harms_nobody_else(
             raise RuntimeError("a defect")
 
     wait = bus.reader.wait_after(["s"], "0-0", 10, 20.0, wanted)
-    sleepers = [Broken(wait.ends()), TaskSleeper(wait.ends())]
+    sleepers = [Broken(wait.ends(trio.current_time())), TaskSleeper(wait.ends(trio.current_time()))]
     for sleeper in sleepers:
         wait.join(sleeper)
     await asleep(bus, 2)

@@ -36,7 +36,7 @@ def behind(bus: Bus, consumer: str, seconds: float = 600.0) -> TaskSleeper:
     """Let one wait behind another."""
     wait = bus.work.wait_to_take(take(consumer), ME, timeout_seconds=seconds)
     assert wait is not None
-    sleeper = TaskSleeper(wait.ends())
+    sleeper = TaskSleeper(wait.ends(trio.current_time()))
     wait.join(sleeper)
     return sleeper
 
