@@ -31,6 +31,7 @@ from typing import Any, Final
 import attrs
 
 from tests.bench import floor
+from tests.bench.accounting import cpu_seconds
 from tests.bench.load import template
 from tests.bench.peers import ENTRY, MODERN, STREAM, line
 from tests.support.daemon import clean_environment, home
@@ -128,6 +129,17 @@ WAKE: Final = "wake of 1 and its next wait"
 _WAKES: Final = 30
 #: From one to the next: so long it takes at most, below callgrind, until he waits again.
 _WAKE_SECONDS: Final = 0.25
+
+
+#: Not waves either: many who wait at one stream are told of an entry, and then wait again.
+TOLD: Final = "told, of many at one stream"
+AGAIN: Final = "next wait of each of them"
+_MANY: Final = 500
+_OTHERS: Final = (WAKE, TOLD, AGAIN)
+#: The daemon is done when it takes less than this part of a core for so many seconds, so often in a row.
+_IDLE: Final = 0.3
+_IDLE_SECONDS: Final = 0.2
+_IDLE_TIMES: Final = 3
 
 
 class _Client:
@@ -280,6 +292,50 @@ def _measure_wakes(pid: int, folder: Path, path: Path, redis: Server, *, is_mode
     return statistics.median(counts)
 
 
+def _wait_idle(pid: int) -> None:
+    idle = 0
+    while idle < _IDLE_TIMES:
+        before = cpu_seconds(pid)
+        time.sleep(_IDLE_SECONDS)
+        idle = idle + 1 if cpu_seconds(pid) - before < _IDLE * _IDLE_SECONDS else 0
+
+
+def _measure_many(
+    pid: int, folder: Path, path: Path, redis: Server, *, is_modern: bool
+) -> Iterator[tuple[str, float]]:
+    """Yield the instructions for each of many who are told together, and of the next wait of each."""
+    with contextlib.ExitStack() as stack:
+        clients = [_Client(path, is_modern=is_modern) for _ in range(_MANY)]
+        for client in clients:
+            stack.callback(client.close)
+        entry = [word for member in ENTRY.items() for word in member]
+        cursor = redis.command("XADD", STREAM, "*", *entry).decode()
+        counts: dict[str, list[float]] = {TOLD: [], AGAIN: []}
+
+        def counted(name: str) -> None:
+            counts[name].append(_instructions(pid, folder) / _MANY)
+            _control("-z", str(pid))
+
+        for client in clients:
+            client.wait(cursor)
+        _wait_idle(pid)
+        _control("-i", "on", str(pid))
+        for _ in range(2 * _WAVES + 1):
+            _control("-z", str(pid))
+            redis.command("XADD", STREAM, "*", *entry)
+            cursors = [client.told() for client in clients]
+            _wait_idle(pid)
+            counted(TOLD)
+            for client, cursor in zip(clients, cursors, strict=True):
+                client.wait(cursor)
+            _wait_idle(pid)
+            counted(AGAIN)
+        _control("-i", "off", str(pid))
+        for name, found in counts.items():
+            # The first were the first of all.
+            yield name, statistics.median(found[1:])
+
+
 def _of_daemon(
     redis: Server, tree: Path, names: Sequence[str], *, is_modern: bool
 ) -> Iterator[tuple[str, float]]:
@@ -301,6 +357,8 @@ def _of_daemon(
             yield from _measure(pid, folder, path, waves, is_modern=is_modern)
             if WAKE in names:
                 yield WAKE, _measure_wakes(pid, folder, path, redis, is_modern=is_modern)
+            if {TOLD, AGAIN} & set(names):
+                yield from _measure_many(pid, folder, path, redis, is_modern=is_modern)
 
 
 def _of_floor(redis: Server, names: Sequence[str]) -> Iterator[tuple[str, float]]:
@@ -316,11 +374,11 @@ def _of_floor(redis: Server, names: Sequence[str]) -> Iterator[tuple[str, float]
 def main() -> None:
     """Print instructions of a call, of the daemon in each era and of the floor."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], *WAVES, WAKE], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[[], *WAVES, *_OTHERS], metavar="NAME")
     parser.add_argument("--tree", type=Path, default=Path.cwd(), help="checkout whose daemon it is")
     parser.add_argument("--of", nargs="*", choices=_COLUMNS, default=_COLUMNS, help="an era, or the floor")
     given = parser.parse_args()
-    names = given.names or [*WAVES, WAKE]
+    names = given.names or [*WAVES, *_OTHERS]
     with running(redis_binary()) as redis:
         for column in given.of:
             counts = (

@@ -1,8 +1,17 @@
-"""How soon those who wait are told: waits, subscriptions, and a plain blocking read beside them."""
+"""How soon those who wait are told: waits, subscriptions, and a plain blocking read beside them.
+
+    .venv/bin/python -m tests.bench.waits [--count N] [--streams N] [--rounds N] [TREE ...]
+
+compares the daemons of some checkouts, and the floor: each has as many waiters, at streams of its own, and
+they take turns to be told of an entry and to be asked the next waits. Other programs make a round longer,
+hardly ever shorter: compare the least of the rounds and their first quartile.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import os
 import select
 import socket
 import statistics
@@ -19,7 +28,8 @@ import hiredis
 from tests.bench.accounting import Spent, cpu_seconds, quantiles_ms, wait_quiet
 from tests.bench.peers import ENTRY, ERAS, MODERN, handshake, line
 from tests.bench.rows import Cell, Sample
-from tests.support.servers import Server
+from tests.support.daemon import running_daemon
+from tests.support.servers import Server, start_redis
 from tests.support.waiting import wait_until
 
 _FIELDS = [part for pair in ENTRY.items() for part in pair]
@@ -274,3 +284,118 @@ def sleepers(path: str, count: int, streams: Sequence[str]) -> Iterator[Crowd]:
         for number, connection in enumerate(crowd.connections):
             connection.sendall(wait_line(streams[number % len(streams)]))
         yield crowd
+
+
+@attrs.define
+class _Side:
+    """One that is compared, with its waiters.
+
+    Attributes:
+        name: Its name.
+        server: Redis.
+        serving: The process.
+        crowd: The waiters.
+        streams: Where they wait, in turn.
+        is_modern: Whether they are of the era 2026-07-28.
+        firsts, lasts: Time until the first and the last was told in each round, in ms.
+        told: CPU time until all were told, for each of them, in us.
+        again: CPU time of the next wait, likewise.
+        where: What each waits at.
+    """
+
+    name: str
+    server: Server
+    serving: Serving
+    crowd: Crowd
+    streams: list[str]
+    is_modern: bool
+    firsts: list[float] = attrs.field(factory=list)
+    lasts: list[float] = attrs.field(factory=list)
+    told: list[float] = attrs.field(factory=list)
+    again: list[float] = attrs.field(factory=list)
+    where: dict[socket.socket, str] = attrs.field(factory=dict)
+
+    def begin(self) -> None:
+        """Have all wait."""
+        cursors = [self.server.command("XADD", name, "*", *_FIELDS).decode() for name in self.streams]
+        for number, connection in enumerate(self.crowd.connections):
+            place = number % len(self.streams)
+            self.where[connection] = self.streams[place]
+            asked = wait_line(self.streams[place], cursors[place], modern=self.is_modern)
+            connection.sendall(asked)
+        wait_quiet(self.serving.process.pid)
+
+    def measure(self, number: int) -> None:
+        """Add an entry, and let those who were told wait again."""
+        pid = self.serving.process.pid
+        count = len(self.crowd.connections) // len(self.streams)
+        used, began = cpu_seconds(pid), time.perf_counter()
+        self.server.command("XADD", self.streams[number % len(self.streams)], "*", *_FIELDS)
+        told = self.crowd.answers(count, began)
+        if count > _FEW:
+            # What follows on the last answer.
+            time.sleep(0.01)
+        until_told = cpu_seconds(pid)
+        lines = [
+            (connection, wait_line(self.where[connection], _cursor(answer), modern=self.is_modern))
+            for connection, _, answer in told
+        ]
+        for connection, line_ in lines:
+            connection.sendall(line_)
+        if count > _FEW:
+            wait_quiet(pid)
+        else:
+            time.sleep(0.01)
+        self.firsts.append(min(seconds for _, seconds, _ in told) * 1e3)
+        self.lasts.append(max(seconds for _, seconds, _ in told) * 1e3)
+        self.told.append((until_told - used) / count * 1e6)
+        self.again.append((cpu_seconds(pid) - until_told) / count * 1e6)
+
+
+#: So many are told and wait again within 10 ms.
+_FEW = 100
+
+
+def _quantiles(values: Sequence[float]) -> str:
+    quartile, median, _ = statistics.quantiles(values, n=4)
+    return f"{min(values):8.2f}{quartile:8.2f}{median:8.2f}"
+
+
+def main() -> None:
+    """Print the figures of each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("trees", nargs="*", type=Path, default=[Path.cwd()], metavar="TREE")
+    parser.add_argument("--count", type=int, default=1_000, help="waiters of each (1000)")
+    parser.add_argument("--streams", type=int, default=1, help="where they wait (1)")
+    parser.add_argument("--rounds", type=int, default=20, help="entries for each (20)")
+    given = parser.parse_args()
+    with start_redis() as server, contextlib.ExitStack() as stack:
+        sides: list[_Side] = []
+
+        def add(name: str, serving: Serving, *, is_modern: bool) -> None:
+            crowd = stack.enter_context(Crowd.connected(serving.path, given.count, greeted=not is_modern))
+            streams = [f"bench:{len(sides)}:{number}" for number in range(given.streams)]
+            sides.append(_Side(name, server, serving, crowd, streams, is_modern))
+            sides[-1].begin()
+
+        for tree in given.trees:
+            daemon = running_daemon(server, preload=False, PYTHONPATH=str(tree.resolve()))
+            add(str(tree), stack.enter_context(daemon), is_modern=True)
+        add("the floor", stack.enter_context(Floor.running(server)), is_modern=False)
+        for number in range(given.rounds):
+            for side in sides:
+                side.measure(number)
+    for head, of in (
+        ("CPU time until told, us for each", "told"),
+        ("CPU time of the next wait, us for each", "again"),
+        ("the first is told, ms", "firsts"),
+        ("the last is told, ms", "lasts"),
+    ):
+        print(f"{head}: least, first quartile, median")
+        for side in sides:
+            print(f"  {side.name:40}{_quantiles(getattr(side, of))}")
+
+
+if __name__ == "__main__":
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    main()
