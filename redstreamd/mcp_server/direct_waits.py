@@ -65,9 +65,11 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
                 return
             made = told.made[key] = result.opened + self.end, result.size
         line, size = made
-        self.invocation.end(OK, size)
-        exchange = self.exchange
-        exchange.answer(line, b"")
+        try:
+            self.exchange.answer(line, b"")
+        finally:
+            # The client has waited for the answer, and nobody for the report.
+            self.invocation.end(OK, size)
 
     def failed(self, error: Exception) -> None:
         """Answer with the error."""

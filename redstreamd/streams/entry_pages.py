@@ -16,7 +16,7 @@ had a large page is read over the other connection, where one command is sent at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, Final, TypeVar
@@ -100,9 +100,8 @@ class Pages:
         self._asked: dict[str, float] = {}
         # Pages of one entry that is larger than they may be, and its ID.
         self._oversized: dict[PageKey, str] = {}
-        # What was read in this pass of trio's scheduler by `_new_batch`: key, when it was asked for, entries,
-        # the sizes of all in the reply, and the ID of the one after them.
-        self._unnoted: list[tuple[PageKey, float, list[RawEntry], list[int], str | None]] = []
+        # What takes note of what was read in this pass of trio's scheduler.
+        self._unnoted: list[Callable[[], None]] = []
 
     async def read(
         self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True
@@ -134,7 +133,7 @@ class Pages:
     def _plan(self, key: PageKey, *, may_wait: bool = True) -> Plan[Batch]:
         """Plan to read a page, or to wait for the first look at its stream, and then to read it."""
         if self._unnoted:
-            self._note_new()
+            self._note_all()
         stream, last, max_entries = key.stream, key.last, key.max_entries
         now = trio.current_time()
         if self._ends.begins_at_end(key, now):
@@ -213,6 +212,10 @@ class Pages:
         batch = Batch(reply_parsing.entries(reply.entries), has_more=reply.beyond is not None)
         if len(batch.entries) == 1 and size > max(key.max_bytes, _MOST_BYTES):
             _remember(self._oversized, key, batch.entries[0].id)
+        self._note_later(partial(self._note_measured, key, asked, batch, reply, size))
+        return batch
+
+    def _note_measured(self, key: PageKey, asked: float, batch: Batch, reply: Any, size: int) -> None:
         sizes = _sizes(batch.entries, size)
         # A character of text has up to four bytes.
         is_ascii = not isinstance(reply.entries, bytes) or reply.entries.isascii()
@@ -220,7 +223,6 @@ class Pages:
         self._ranges.note(key, batch.entries, largest, reply.beyond)
         if not batch.has_more:
             self._ends.note_end(key, batch.entries[-1].id if batch.entries else None, asked)
-        return batch
 
     def _known_batch(self, key: PageKey, raw: Any) -> Batch:
         entries = reply_parsing.entries(raw)
@@ -272,19 +274,27 @@ class Pages:
             fitting += 1
         beyond = entries[fitting].id if fitting < len(entries) else None
         batch = Batch(entries if beyond is None else entries[:fitting], has_more=beyond is not None)
-        if not self._unnoted:
-            flush_at_end_of_pass(self._note_new)
-        self._unnoted.append((key, asked, batch.entries, sizes, beyond))
+        self._note_later(partial(self._note_new, key, asked, batch.entries, sizes, beyond))
         return batch
 
-    def _note_new(self) -> bool:
-        """Take note of what was added and read in this pass: those who wait for it have it first."""
+    def _note_new(
+        self, key: PageKey, asked: float, entries: list[RawEntry], sizes: list[int], beyond: str | None
+    ) -> None:
+        self._note(key.stream, is_large=sum(sizes) > _LARGE_BYTES)
+        self._ranges.note(key, entries, max(sizes[: len(entries)], default=0), beyond)
+        if beyond is None:
+            self._ends.note_end(key, entries[-1].id if entries else None, asked)
+
+    def _note_later(self, note: Callable[[], None]) -> None:
+        """Take note of what was read at the end of this pass: those who wait for it have it first."""
+        if not self._unnoted:
+            flush_at_end_of_pass(self._note_all)
+        self._unnoted.append(note)
+
+    def _note_all(self) -> bool:
         unnoted, self._unnoted = self._unnoted, []
-        for key, asked, entries, sizes, beyond in unnoted:
-            self._note(key.stream, is_large=sum(sizes) > _LARGE_BYTES)
-            self._ranges.note(key, entries, max(sizes[: len(entries)], default=0), beyond)
-            if beyond is None:
-                self._ends.note_end(key, entries[-1].id if entries else None, asked)
+        for note in unnoted:
+            note()
         return False
 
     def _note(self, stream: str, *, is_large: bool) -> None:

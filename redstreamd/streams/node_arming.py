@@ -303,11 +303,12 @@ class NodeArming:
     ) -> None:
         key = None
         if not isinstance(reply, Exception):
-            self.signs.note()
             key = self._keys.note(name, arming, self, armed=self.is_tracking)
         try:
             then(reply)
         finally:
+            if not isinstance(reply, Exception):
+                self.signs.note()
             if key is not None:
                 for watcher in tuple(key.watchers):
                     if watcher is not reader:

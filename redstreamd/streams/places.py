@@ -298,12 +298,14 @@ class Place:
     def _end(self, look: Look) -> None:
         self._is_looking = False
         sleepers = self._sleepers
+        is_found = look.result is ReadResult.FOUND
+        if is_found:
+            looks = self._looks
+            sleepers.tell([each for each in sleepers.members if each.since <= looks], look.found)
         if look.end is not None:
             (name,) = self.keys
             self._places.hub.note_end(name, self._armed_by[0], look.end)
-        if look.result is ReadResult.FOUND:
-            looks = self._looks
-            sleepers.tell([each for each in sleepers if each.since <= looks], look.found)
+        if is_found:
             self._close_if_empty()
             if sleepers:
                 # They came after it was sent.

@@ -99,11 +99,13 @@ class Sleepers:
         for sleeper in sleepers:
             # Else it has left.
             if sleeper.place is not None:
-                self._end(sleeper)
+                sleeper.place = None
                 try:
                     sleeper.told(told)
                 except Exception as exc:  # noqa: BLE001 - the others, and all that the hub does, depend on it
                     report_defect("a wait could not be told what was found", exc)
+                # It is told first, because it waits.
+                self._end(sleeper)
 
     def fail(self, sleeper: Sleeper, error: Exception) -> None:
         """Take a member out, and tell it an error."""
