@@ -1,13 +1,16 @@
 """The requests of one connection: read, checked and served, one after the other.
 
-A plain request costs neither a task nor a cancel scope: whoever answers writes. While a response is in
-progress the client is read from only to notice that it disconnects.
+A plain request costs neither a task nor a cancel scope: whoever answers writes. A socket is read by
+`parked_readers`, without waking the connection's task: `RequestLoop.take` serves what waits for nothing but
+its turn, and leaves the rest to the task, which waits and goes on with it. What has no descriptor (TLS) is
+received by the task itself. While a response is in progress the client is read from only to notice that it
+disconnects.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
 import msgspec
@@ -15,14 +18,15 @@ import trio
 
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.memory import STEP_BYTES, Share
-from redstreamd.admission.turns import turns
+from redstreamd.admission.turns import MAX_QUEUED, turns
 from redstreamd.mcpio.client_connection import EOF_GRACE_SECONDS, FIRST_REQUEST_SECONDS
 from redstreamd.mcpio.connection_events import Ending
 from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.outbox import UNREAD_BYTES, Outbox
-from redstreamd.mcpio.parked_readers import READ_BYTES
-from redstreamd.stream_io import nonblocking_receiver, receiver
+from redstreamd.mcpio.parked_readers import READ_BYTES, Left, Reader, readers
+from redstreamd.mcpio.session import LONG_MESSAGE
+from redstreamd.stream_io import Receive, descriptor, nonblocking_receiver, receiver
 from redstreamd.streamable_http.http_counts import HttpCounts
 from redstreamd.streamable_http.http_deadlines import Deadlines, Waits
 from redstreamd.streamable_http.http_limits import HttpLimits
@@ -60,6 +64,7 @@ class RequestLoop:
         "_body",
         "_deadlines",
         "_end",
+        "_handler",
         "_held",
         "_is_receiving",
         "_lifecycle",
@@ -67,11 +72,13 @@ class RequestLoop:
         "_opened_at",
         "_outbox",
         "_parser",
+        "_reader",
         "_receive",
         "_share",
         "_start",
         "_stream",
         "_was_refused",
+        "_work",
         "_working",
         "counts",
         "cut_off",
@@ -114,7 +121,10 @@ class RequestLoop:
         self.response: HttpResponder | None = None
         self.input_ended = LateEvent()
         self.why = ""
-        self._receive = receiver(stream)
+        # One of the two reads, once `run` has begun.
+        self._receive: Receive | None = None
+        self._reader: Reader | None = None
+        self._handler: Handler | None = None
         self._stream = stream
         self._parser = parser
         self._outbox = outbox
@@ -132,7 +142,8 @@ class RequestLoop:
         self._was_refused = False
         # Whether it waits for input.
         self._is_receiving = False
-        # Around the work of a handler that takes time.
+        # What a handler has to do that takes time, until the task does it; and around that.
+        self._work: Awaitable[None] | None = None
         self._working: trio.CancelScope | None = None
         # Bytes counted in the share.
         self._held = 0
@@ -140,10 +151,25 @@ class RequestLoop:
     async def run(self, handler: Handler) -> None:
         """Serve requests until the connection is to end."""
         self._deadlines.wait_for(Waits.FIRST, self._limits.head_seconds)
+        self._handler = handler
+        if isinstance(self._stream, trio.SocketStream):
+            self._read_for(self._account)
+        else:
+            self._receive = receiver(self._stream)
+        try:
+            await self._run(handler)
+        finally:
+            if self._reader is not None:
+                self._reader.close()
+            if isinstance(self._work, Coroutine):
+                # The connection was closed before its task could do it.
+                self._work.close()
+
+    async def _run(self, handler: Handler) -> None:
         while self._lifecycle.phase in _READING:
-            work = None
             with self._deadlines.scope() as scope:
-                work = await self._read(handler)
+                await self._read(handler)
+            work, self._work = self._work, None
             if work is not None:
                 # Not within the other scope, whose deadline may have passed long ago.
                 with trio.CancelScope(deadline=self._deadlines.end) as working:
@@ -158,7 +184,7 @@ class RequestLoop:
     def detach(self) -> None:
         """Let go of the connection, which has ended."""
         self.response = None
-        del self._end
+        del self._end, self._handler, self._reader
 
     def hurry(self) -> None:
         """Look at the phase of the connection and at its end, which have changed."""
@@ -166,21 +192,23 @@ class RequestLoop:
             self._working.deadline = self._deadlines.end
         self._deadlines.look_again()
 
-    async def _read(self, handler: Handler) -> Awaitable[None] | None:
-        """Read and serve; return at the end, or with what has to be awaited first."""
+    async def _read(self, handler: Handler) -> None:
+        """Read and serve; return at the end, or when something has to be awaited first."""
         parser, lifecycle, outbox = self._parser, self._lifecycle, self._outbox
-        while True:
+        while self._work is None:
             if self.response is not None:
                 await self._watch()
             elif lifecycle.phase is not Phase.OPEN and not await self._may_go_on():
-                return None
+                return
             elif outbox.size > UNREAD_BYTES:
                 # It has to read before it gets more.
                 await outbox.wait_written()
             elif self._body is not None:
-                await take_turn(handler.account or self._account, len(self._body))
-                if (work := self._serve(handler)) is not None:
-                    return work
+                account = handler.account or self._account
+                await take_turn(account, len(self._body))
+                if self._reader is not None and _process(account) is not _process(self._reader.account):
+                    self._read_for(account)
+                self._work = self._serve(handler)
             elif self._was_refused:
                 self._was_refused = False
                 # A client may send thousands of requests at once that all are refused.
@@ -188,11 +216,75 @@ class RequestLoop:
             elif (parsed := parser.take()) is None:
                 await self._receive_more()
             else:
-                work = self._handle(handler, parsed)
+                self._work = self._handle(handler, parsed)
                 # It may be large, and the next one may come in hours.
                 del parsed
-                if work is not None:
-                    return work
+
+    # Without the task
+
+    def _read_for(self, account: Account) -> None:
+        """Have the reader read on behalf of an account from now on."""
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = readers().open(descriptor(self._stream)(), account, self.take)
+
+    def take(self, data: bytes | None) -> Left:
+        """Take what was received while the task waits for it, and serve what waits for nothing else.
+
+        Args:
+            data: What was received, empty at the end; None: go on with what was left.
+        """
+        parser, handler, reader = self._parser, self._handler, self._reader
+        if data == b"" or handler is None or reader is None:
+            return Left.FOR_TASK
+        if data is not None:
+            parser.feed(data)
+            if self._held or parser.held >= STEP_BYTES:
+                self._count()
+        # The task is not woken for what is served here.
+        self._is_receiving = False
+        left = self._take(handler, _process(reader.account))
+        self._is_receiving = left is not Left.FOR_TASK
+        return left
+
+    def _take(self, handler: Handler, process: Account) -> Left:
+        parser = self._parser
+        while True:
+            if self.response is not None:
+                return Left.NOTHING if parser.unparsed < MAX_AHEAD_BYTES else Left.FOR_TASK
+            if self._lifecycle.phase is not Phase.OPEN or self._outbox.size > UNREAD_BYTES:
+                return Left.FOR_TASK
+            if self._body is not None:
+                if not self._has_turn(handler.account or self._account, process, len(self._body)):
+                    return Left.FOR_TASK
+                self._work = self._serve(handler)
+                was_served = self.response is None
+            elif (parsed := parser.take()) is None:
+                self._expect_more()
+                return Left.NOTHING
+            else:
+                self._work = self._handle(handler, parsed)
+                # It may be large, and the next one may come in hours.
+                del parsed
+                was_served, self._was_refused = self._was_refused, False
+            if self._work is not None:
+                return Left.FOR_TASK
+            if was_served and parser.has_more:
+                # A client may send thousands of requests at once that all are answered or refused at once.
+                return Left.MESSAGES
+
+    def _has_turn(self, account: Account, process: Account, size: int) -> bool:
+        """Return whether the turn of a process, in which its request was read, is enough to serve it."""
+        turn = turns()
+        if (
+            _process(account) is not process
+            or size >= LONG_MESSAGE
+            or process.queued >= MAX_QUEUED
+            or process in turn.held_back
+        ):
+            return False
+        turn.work_for(account)
+        return True
 
     def _handle(self, handler: Handler, parsed: Parsed) -> Awaitable[None] | None:
         if isinstance(parsed, RequestStart):
@@ -234,37 +326,50 @@ class RequestLoop:
                 self._is_receiving = False
         await self._receive_more()
 
-    async def _receive_more(self) -> None:
-        """Feed the parser with what the client sends."""
-        parser, deadlines = self._parser, self._deadlines
+    def _expect_more(self) -> None:
+        """Have the rest of a request that has begun come in time."""
+        deadlines = self._deadlines
         if self._start is not None:
             if deadlines.waits is not Waits.BODY:
                 deadlines.wait_for(Waits.BODY, self._limits.body_seconds)
-        elif parser.is_begun and deadlines.waits in (Waits.FIRST, Waits.NEXT):
+        elif self._parser.is_begun and deadlines.waits in (Waits.FIRST, Waits.NEXT):
             deadlines.wait_for(Waits.HEAD, self._limits.head_seconds)
+
+    async def _receive_more(self) -> None:
+        """Feed the parser with what the client sends."""
+        self._expect_more()
         self._is_receiving = True
         try:
-            data = await self._receive(READ_BYTES)
+            if self._receive is not None:
+                is_open = await self._receive_here(self._receive)
+            else:
+                is_open = self._reader is not None and await self._reader.receive()
         except trio.BrokenResourceError:
             self._end(Ending.BROKEN)
             return
         finally:
             self._is_receiving = False
-        if data:
-            # What parsing takes is its client's time.
-            turns().work_for(self._account)
-            parser.feed(bytes(data))
-            if self._held or parser.held >= STEP_BYTES:
-                self._count()
-            if len(data) == READ_BYTES and (turn := turns()).is_shared:
-                # Many clients may send long bodies at the same time, which are copied as they come.
-                await turn.turn(self._account, _READ_SECONDS)
+        if is_open:
             return
         self.input_ended.set()
         if self.response is None:
             self._end(Ending.EOF)
         else:
-            deadlines.wait_for(Waits.GRACE, EOF_GRACE_SECONDS)
+            self._deadlines.wait_for(Waits.GRACE, EOF_GRACE_SECONDS)
+
+    async def _receive_here(self, receive: Receive) -> bool:
+        """Receive and feed in this task; return False at the end of the stream."""
+        data = await receive(READ_BYTES)
+        self._is_receiving = False
+        # What parsing takes is its client's time.
+        turns().work_for(self._account)
+        self._parser.feed(bytes(data))
+        if self._held or self._parser.held >= STEP_BYTES:
+            self._count()
+        if len(data) == READ_BYTES and (turn := turns()).is_shared:
+            # Many clients may send long bodies at the same time, which are copied as they come.
+            await turn.turn(self._account, _READ_SECONDS)
+        return len(data) > 0
 
     async def _may_go_on(self) -> bool:
         """Return whether a connection that is to end reads on for a request."""
@@ -422,3 +527,8 @@ class RequestLoop:
         self._parser.drop()
         self._start = self._body = None
         self._count()
+
+
+def _process(account: Account) -> Account:
+    """Return the account of the process of a connection."""
+    return account.parent or account

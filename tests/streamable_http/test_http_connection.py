@@ -335,6 +335,70 @@ async def test_a_client_with_many_commands_waiting_is_served_when_there_are_fewe
     pair.accounts.close(account)
 
 
+class Steps(trio.abc.Instrument):
+    """Counts the steps of the task of a connection."""
+
+    count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += task.name.endswith("connected.<locals>.run")
+
+
+async def test_no_task_is_woken_for_a_plain_request(pair: Pair) -> None:
+    steps = Steps()
+    await pair.ask(body=b"1")
+    trio.lowlevel.add_instrument(steps)
+    for number in range(10):
+        assert (await pair.ask(body=b"%d" % number))[1] == b"%d" % number
+        await pair.send(request("/later"))
+        served = await pair.until_served(3 + 2 * number)
+        served.responder.answer(Answer(200, b"later"))
+        assert (await pair.response())[1] == b"later"
+    assert steps.count == 0
+
+    async def serve() -> None:
+        await trio.lowlevel.checkpoint()
+        pair.site.served[-1].responder.answer(Answer(200, b"slow"))
+
+    pair.site.serves["/slow"] = lambda _served: serve()
+    assert (await pair.ask("/slow"))[1] == b"slow"
+    # What takes time is done by the task.
+    assert steps.count >= 2
+
+
+async def test_what_a_task_was_to_do_is_dropped_with_its_connection(pair: Pair) -> None:
+    begun = []
+
+    async def serve() -> None:
+        begun.append("serve")
+
+    def end(_served: Any) -> Any:
+        # What else happens in the same pass.
+        pair.connection._end(Ending.OVERFLOW)
+        return serve()
+
+    pair.site.serves["/slow"] = end
+    await pair.send(request("/slow"))
+    assert (await pair.ended()).ending is Ending.OVERFLOW
+    # Else Python warns of a coroutine that was never awaited, which fails the test.
+    assert begun == []
+
+
+async def test_a_connection_is_read_for_whom_it_calls(pair: Pair) -> None:
+    account = pair.site.account = pair.accounts.open(PRINCIPAL, Peer(address="192.0.2.2"), "caller")
+    steps = Steps()
+    # The first is read for the connection, before it is known on whose behalf it is.
+    assert (await pair.ask(body=b"first"))[1] == b"first"
+    trio.lowlevel.add_instrument(steps)
+    for _ in range(5):
+        assert (await pair.ask(body=b"x"))[1] == b"x"
+    assert steps.count == 0
+    assert account.service > 0
+    pair.site.account = None
+    assert (await pair.ask(body=b"x"))[1] == b"x"
+    pair.accounts.close(account)
+
+
 class Passes(trio.abc.Instrument):
     """Counts the passes of the scheduler."""
 
