@@ -231,9 +231,7 @@ class HttpConnection:
             principal=self._books.principal,
             peer=self._books.peer or UNKNOWN,
             start_soon=self._start_soon,
-            flushed=self._outbox.wait_written,
-            is_draining=lambda: self._lifecycle.phase is not Phase.OPEN,
-            unread=lambda: self._outbox.size,
+            outbox=self._outbox,
         )
         handler = self._site.connected(client)
         if self._lifecycle.phase is Phase.DRAINING:

@@ -66,6 +66,19 @@ class Answer(msgspec.Struct, frozen=True):
     closes: bool = False
 
 
+class Unread(Protocol):
+    """What a client has not read yet; `mcpio.outbox.Outbox`."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that the client's socket has not accepted yet."""
+        ...
+
+    async def wait_written(self) -> None:
+        """Wait until the client has read everything; to limit the rate of notifications."""
+        ...
+
+
 class Client(msgspec.Struct, frozen=True):
     """The connection that requests come over, for those who serve them.
 
@@ -74,18 +87,14 @@ class Client(msgspec.Struct, frozen=True):
         principal: Of the listener, or by the certificate that the client has shown.
         peer: Who connected.
         start_soon: Starts a task that ends with the connection; False if the connection is ending.
-        flushed: Waits until the client has read everything; to limit the rate of notifications.
-        is_draining: Whether the daemon stops.
-        unread: Returns how many bytes the client's socket has not accepted yet.
+        outbox: What the client has not read yet.
     """
 
     connection_id: str
     principal: Principal
     peer: Peer
     start_soon: StartSoon
-    flushed: Callable[[], Awaitable[None]]
-    is_draining: Callable[[], bool]
-    unread: Callable[[], int]
+    outbox: Unread
 
 
 class Responder(Protocol):

@@ -98,7 +98,8 @@ class HttpParser:
         self._raw = b""
         self._has_ended = False
         self.is_begun = False
-        self._llhttp = httptools.HttpRequestParser(self)
+        # There while a request is parsed: it takes a kilobyte, and most connections wait.
+        self._llhttp: httptools.HttpRequestParser | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -120,7 +121,7 @@ class HttpParser:
 
     def reconfigure(self, *, max_head_bytes: int, max_fields: int, max_body_bytes: int) -> None:
         """Apply other limits from the next request on."""
-        self.forget_head()
+        self._known = None
         self._max_head_bytes = max_head_bytes
         self._max_fields = max_fields
         self._max_body_bytes = max_body_bytes
@@ -165,7 +166,7 @@ class HttpParser:
         """As `drop`, and let go of everything; to be called last."""
         self.drop()
         # It holds this one.
-        del self._llhttp
+        self._llhttp = None
 
     def take(self) -> Parsed | None:
         """Return what comes next; None if more has to be fed first."""
@@ -190,6 +191,8 @@ class HttpParser:
             except RequestFaultError as refused:
                 self._end()
                 parsed.append(refused.fault)
+            if not self.is_begun:
+                self._llhttp = None
             if head is not None:
                 first = parsed[0] if parsed else None
                 self._known = known(head, first) if isinstance(first, RequestStart) else None
@@ -214,8 +217,11 @@ class HttpParser:
         if start is None:
             self._raw = self._raw + piece if self._raw else piece
         received = self._received
+        llhttp = self._llhttp
+        if llhttp is None:
+            llhttp = self._llhttp = httptools.HttpRequestParser(self)
         try:
-            self._llhttp.feed_data(piece)
+            llhttp.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
             self._pass_over_upgrade(piece[upgrade.args[0] :])
             return
@@ -266,10 +272,10 @@ class HttpParser:
         llhttp stops there, and would take the body for the protocol that is asked for. Another one reads on
         that has seen a head with the same body.
         """
-        self._llhttp = httptools.HttpRequestParser(self)
+        llhttp = self._llhttp = httptools.HttpRequestParser(self)
         length = self._start.content_length  # type: ignore[union-attr] # the head was just parsed
         framing = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
-        self._llhttp.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+        llhttp.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
         if rest and not self._has_ended:
             self._rest, self._place = rest + self._rest[self._place :], 0
 
@@ -303,10 +309,10 @@ class HttpParser:
 
     def on_headers_complete(self) -> None:
         """Look at the head as a whole."""
-        if self._is_upgrade:
+        llhttp, fields = self._llhttp, self._fields
+        if self._is_upgrade or llhttp is None:
             self._is_upgrade = False
             return
-        llhttp, fields = self._llhttp, self._fields
         self._is_in_head = False
         if b" RTSP/" in self._raw or b" ICE/" in self._raw:
             self._check_protocol(llhttp.get_method())
@@ -346,10 +352,10 @@ class HttpParser:
 
     def on_message_complete(self) -> None:
         """End a request."""
-        start = self._start
-        if self._is_upgrade or start is None:
+        start, llhttp = self._start, self._llhttp
+        if self._is_upgrade or start is None or llhttp is None:
             return
-        if start.keeps_alive and not self._llhttp.should_keep_alive():
+        if start.keeps_alive and not llhttp.should_keep_alive():
             # By now its response could not say so, and llhttp would read no other request.
             raise RequestFaultError(400, "a trailer of the request is about the connection")
         self._parsed.append(self._first if self._body is None else bytes(self._body))

@@ -118,7 +118,7 @@ class HttpSession:
     @property
     def size(self) -> int:
         """Bytes that the client's socket has not accepted yet."""
-        return self._client.unread() if self._client is not None and self._notices.is_attached else 0
+        return self._client.outbox.size if self._client is not None and self._notices.is_attached else 0
 
     def send(self, line: bytes, *, is_last: bool = False) -> None:
         """Send a notification, or keep it until the client asks for it."""
@@ -227,7 +227,7 @@ class HttpSession:
         if self._client is not None and self._notices.is_attached:
             # Not for longer than the client reads by this response.
             with trio.CancelScope() as self._flushing:
-                await self._client.flushed()
+                await self._client.outbox.wait_written()
             self._flushing = None
 
     def _has_gone(self) -> None:

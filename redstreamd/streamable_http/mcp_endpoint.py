@@ -75,7 +75,7 @@ class _Caller:
             limits=around.limits,
             sink=_NoRequest(client),
             start_soon=self._start_soon,
-            flushed=client.flushed,
+            flushed=client.outbox.wait_written,
             draining=draining,
             report=around.report,
             direct_path=direct_path,
@@ -127,7 +127,7 @@ class _NoRequest:
     @property
     def size(self) -> int:
         """Bytes that the client's socket has not accepted yet."""
-        return self._client.unread()
+        return self._client.outbox.size
 
     def send(self, line: bytes, *, is_last: bool = False) -> None:
         """Do nothing."""

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import h11
 import trio
+import trio.testing
 
 from redstreamd.admission.accounts import Accounts, Peer
 from redstreamd.admission.memory import Memory
@@ -284,10 +285,18 @@ class ServedSite:
 
     async def serve(self, stream: trio.SocketStream, principal: Principal = PRINCIPAL) -> HttpConnection:
         """Serve a connection of a principal."""
-        around, peer = self.site.surroundings, Peer(address="127.0.0.1")
-        connection = HttpConnection(stream, self.site, around, principal=principal, peer=peer)
+        connection = self._connection(stream, principal)
         await self._nursery.start(connection.run)
         return connection
+
+    async def begin(self, stream: trio.SocketStream) -> None:
+        """As `serve`, but as the acceptor does: without what `Nursery.start` keeps for the task's life."""
+        self._nursery.start_soon(self._connection(stream, PRINCIPAL).run)
+        await trio.testing.wait_all_tasks_blocked()
+
+    def _connection(self, stream: trio.SocketStream, principal: Principal) -> HttpConnection:
+        around, peer = self.site.surroundings, Peer(address="127.0.0.1")
+        return HttpConnection(stream, self.site, around, principal=principal, peer=peer)
 
 
 @asynccontextmanager

@@ -30,8 +30,14 @@ from tests.support.mcp_client import HANDSHAKE, enveloped
 from tests.support.two_ways import MODERN
 
 CONNECTIONS: Final = 60
-#: What an open stream may take, its connection included: in a session, and as a request that is kept open.
-MOST_BYTES: Final = {"listen_in_a_session": 17 * 1024, "listen_without_session": 21 * 1024}
+#: What a connection may take: with an open stream in a session, or as a request that is kept open, and idle
+#: before and after a call.
+MOST_KIB: Final = {
+    "listen_in_a_session": 14.5,
+    "listen_without_session": 16,
+    "say_nothing": 9.75,
+    "call_once": 14,
+}
 
 
 @attrs.define(eq=False)
@@ -282,11 +288,26 @@ async def listen_without_session(client: socket.socket) -> bytes:
     return await _response(client)
 
 
+async def say_nothing(_client: socket.socket) -> bytes:
+    """Connect, and wait."""
+    return b""
+
+
+async def call_once(client: socket.socket) -> bytes:
+    """Call a tool, and keep the connection."""
+    params = enveloped({"name": "stream_list", "arguments": {}})
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    client.send(
+        post(message, f"MCP-Protocol-Version: {MODERN}\nMcp-Method: tools/call\nMcp-Name: stream_list\n")
+    )
+    return await _response(client)
+
+
 @ON_REDIS
-@pytest.mark.parametrize("listen", [listen_in_a_session, listen_without_session])
-async def test_an_open_stream_takes_little_memory(
+@pytest.mark.parametrize("does", [listen_in_a_session, listen_without_session, say_nothing, call_once])
+async def test_an_open_connection_takes_little_memory(
     bus: Bus,
-    listen: Callable[[socket.socket], Awaitable[bytes]],
+    does: Callable[[socket.socket], Awaitable[bytes]],
     record_property: Callable[[str, object], None],
 ) -> None:
     async with running_site(bus) as served:
@@ -297,12 +318,15 @@ async def test_an_open_stream_takes_little_memory(
                 stack.enter_context(theirs)
                 theirs.setblocking(False)
 
+            waiting = iter(pairs)
+
             async def connect() -> None:
-                ours, theirs = pairs[served.site.ticker.open_streams]
-                await served.serve(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
-                response = await listen(theirs)
-                assert response.startswith(b"HTTP/1.1 200 OK\r\n")
-                assert b"text/event-stream" in response
+                ours, theirs = next(waiting)
+                await served.begin(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
+                response = await does(theirs)
+                if does is not say_nothing:
+                    assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+                    assert (b"text/event-stream" in response) is (does is not call_once)
 
             async def held() -> int:
                 await trio.testing.wait_all_tasks_blocked(0.01)
@@ -320,6 +344,7 @@ async def test_an_open_stream_takes_little_memory(
                 each = (await held() - before) / CONNECTIONS
             finally:
                 tracemalloc.stop()
-            assert served.site.ticker.open_streams == CONNECTIONS + 10
-    record_property("figure", f"an open stream of events, {listen.__name__}: {each:,.0f} bytes")
-    assert each < MOST_BYTES[listen.__name__]
+            listens = does in (listen_in_a_session, listen_without_session)
+            assert served.site.ticker.open_streams == (CONNECTIONS + 10 if listens else 0)
+    record_property("figure", f"a connection, {does.__name__}: {each:,.0f} bytes")
+    assert each < MOST_KIB[does.__name__] * 1024

@@ -34,11 +34,17 @@ PEER = Peer(address="192.0.2.7")
 READ = Permission.READ
 
 
-def client_of(principal: Principal = HTTP, peer: Peer = PEER) -> Client:
-    async def flushed() -> None:
+class Read:
+    """A client that has read everything."""
+
+    size = 0
+
+    async def wait_written(self) -> None:
         """There is nothing to read."""
 
-    return Client("c1", principal, peer, lambda *_: True, flushed, lambda: False, lambda: 0)
+
+def client_of(principal: Principal = HTTP, peer: Peer = PEER) -> Client:
+    return Client("c1", principal, peer, lambda *_: True, Read())
 
 
 def head_of(
