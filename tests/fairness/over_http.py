@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
 
 from tests.bench.load import template
-from tests.bench.peers import MODERN
+from tests.bench.peers import ENTRY, MODERN
 from tests.bench.streamable_http import head
 from tests.fairness.rows import Crowd, Row
 
@@ -60,6 +60,15 @@ def _long_ids() -> Sequence[Crowd]:
     return [Crowd([call.replace(b"@ID@", b'"' + b"x" * (1 << 20) + b'"')], 4)]
 
 
+def _one_after_the_other(entries: int) -> Callable[[], Sequence[Crowd]]:
+    call = template("stream_add", _added(entries), meta=MODERN)
+    return lambda: [Crowd([call], 50)]
+
+
+def _added(entries: int) -> dict[str, object]:
+    return {"stream": "greedy:orders", "entries": [ENTRY] * entries, "max_length": 10_000}
+
+
 #: Attackers that there are over HTTP only.
 HTTP_ROWS: Sequence[Row] = (
     Row(
@@ -68,4 +77,6 @@ HTTP_ROWS: Sequence[Row] = (
         lambda: [Crowd([b"GET /no HTTP/1.1\r\nHost: localhost\r\n\r\n"], 4, 2_000)],
     ),
     Row("61", "calls whose ids are texts of 1 MiB, on 4 connections", _long_ids),
+    Row("62", "50 connections that add an entry, one call after the other", _one_after_the_other(1)),
+    Row("63", "50 connections that add 100 entries, one call after the other", _one_after_the_other(100)),
 )
