@@ -15,6 +15,7 @@ from typing import Final
 
 import httptools
 
+from redstreamd.errors.remedies import setting
 from redstreamd.streamable_http.known_heads import KnownHead, first_head, known
 from redstreamd.streamable_http.request_rules import (
     MAX_TARGET_BYTES,
@@ -257,8 +258,8 @@ class HttpParser:
 
     def _check_head(self, size: int) -> None:
         if size > self._max_head_bytes:
-            why = f"the head of the request has more than {self._max_head_bytes} bytes"
-            raise RequestFaultError(431, why)
+            bound = f"{self._max_head_bytes} bytes ({setting('http.max_head_bytes')})"
+            raise RequestFaultError(431, f"the head of the request has more than {bound}")
 
     def _check_protocol(self, method: bytes) -> None:
         """Refuse a request line of RTSP or ICE, which llhttp reads as one of HTTP and says nothing about."""
@@ -305,7 +306,8 @@ class HttpParser:
             return
         self._fields.append((name, value))
         if len(self._fields) > self._max_fields:
-            raise RequestFaultError(431, f"the request has more than {self._max_fields} headers")
+            bound = f"{self._max_fields} headers ({setting('http.max_fields')})"
+            raise RequestFaultError(431, f"the request has more than {bound}")
 
     def on_headers_complete(self) -> None:
         """Look at the head as a whole."""

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from redstreamd.errors.remedies import setting
 from redstreamd.streamable_http.http_messages import RequestHead
 
 #: The longest target of a request. RFC 9112, section 3, recommends to support 8,000 bytes at least.
@@ -82,7 +83,8 @@ class RequestStart(msgspec.Struct, frozen=True):
 
 def too_long(max_body_bytes: int) -> str:
     """Return why a body is refused that has more bytes."""
-    return f"the body of the request has more than {max_body_bytes} bytes"
+    bound = f"{max_body_bytes} bytes ({setting('limits.max_message_bytes')})"
+    return f"the body of the request has more than {bound}; send less at a time"
 
 
 def understood(

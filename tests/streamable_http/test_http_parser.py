@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+from redstreamd.errors.remedies import setting
 from redstreamd.streamable_http.http_parser import HttpParser, Parsed
 from redstreamd.streamable_http.request_rules import MAX_TARGET_BYTES, Fault, RequestStart
 
@@ -494,8 +495,9 @@ def test_what_does_not_end_is_refused_when_a_limit_is_reached(
 
 def test_a_body_is_refused_at_its_head_if_that_says_that_it_is_too_long() -> None:
     assert len(request(HEAD + b"Content-Length: %d\r\n\r\n" % MAX_BODY + b"a" * MAX_BODY)[1]) == MAX_BODY
+    told = f"the body of the request has more than {MAX_BODY} bytes ({setting('limits.max_message_bytes')}); "
     assert all_same(HEAD + b"Content-Length: %d\r\n\r\n" % (MAX_BODY + 1)) == [
-        Fault(413, f"the body of the request has more than {MAX_BODY} bytes")
+        Fault(413, told + "send less at a time")
     ]
     chunk = b"%x\r\n%b\r\n" % (MAX_BODY, b"a" * MAX_BODY)
     assert len(request(CHUNKED + chunk + b"0\r\n\r\n")[1]) == MAX_BODY
@@ -549,7 +551,7 @@ def test_other_limits_are_applied_from_then_on() -> None:
     http = parser()
     http.reconfigure(max_head_bytes=MAX_HEAD, max_fields=1, max_body_bytes=1)
     assert parsed([HEAD + b"Content-Length: 1\r\n\r\n"], http) == [
-        Fault(431, "the request has more than 1 headers")
+        Fault(431, f"the request has more than 1 headers ({setting('http.max_fields')})")
     ]
 
 
