@@ -79,6 +79,12 @@ def decode(text: str | bytes) -> Any:
     return _DECODER.decode(text if isinstance(text, str) else text.decode())
 
 
+def what_is_wrong(error: json.JSONDecodeError) -> str:
+    """Return what is no JSON, and where."""
+    # Some of the decoder's messages end in the word themselves.
+    return f"{error.msg.removesuffix(' at')} at character {error.pos}"
+
+
 def measure_structure(data: bytes, most: int) -> tuple[int, int]:
     """Return what it costs to decode a JSON text in UTF-8, in values, and its nesting, without decoding it.
 

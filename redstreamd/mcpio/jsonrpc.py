@@ -20,7 +20,7 @@ import msgspec
 from redstreamd.errors.remedies import setting, shortened
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.undecoded import id_in_beginning, id_in_line, is_response
-from redstreamd.strict_json import LONG, measure_structure, repeated_name
+from redstreamd.strict_json import LONG, measure_structure, repeated_name, what_is_wrong
 from redstreamd.strict_json import DuplicateNames as DuplicateNames  # may occur in arguments
 from redstreamd.strict_json import decode as decode_json
 from redstreamd.visible_text import visible
@@ -121,7 +121,7 @@ def decode(line: bytes, limits: Limits) -> Message | Batch:
     except UnicodeDecodeError as exc:
         return Rejection(PARSE_ERROR, f"the message is not valid UTF-8 at byte {exc.start}")
     except json.JSONDecodeError as exc:
-        return Rejection(PARSE_ERROR, f"the message is not valid JSON: {exc.msg} at character {exc.pos}")
+        return Rejection(PARSE_ERROR, f"the message is not valid JSON: {what_is_wrong(exc)}")
     except RecursionError:
         # Only if max_nesting is set higher than the interpreter's stack allows.
         return Rejection(INVALID_REQUEST, "the message is nested too deeply", _request_id(id_in_line(line)))

@@ -80,7 +80,7 @@ class Reader(msgspec.Struct):
             try:
                 value = strict_json.decode(text)
             except json.JSONDecodeError as error:
-                refusal = f"which is not JSON: {error.msg} at character {error.pos}"
+                refusal = f"which is not JSON: {strict_json.what_is_wrong(error)}"
             except ValueError as error:
                 refusal = f"which is not JSON: {error}"
             else:

@@ -101,6 +101,20 @@ def test_what_is_no_json_is_a_parse_error_without_an_id(text: str | bytes) -> No
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"jsonrpc', "Unterminated string starting at character 1"),
+        ('{"a":"\t"}', "Invalid control character at character 6"),
+        ("", "Expecting value at character 0"),
+    ],
+)
+def test_what_is_no_json_is_told_with_its_place(text: str, told: str) -> None:
+    rejection = decode(text)
+    assert isinstance(rejection, Rejection)
+    assert rejection.message == f"the message is not valid JSON: {told}"
+
+
+@pytest.mark.parametrize(
     ("text", "request_id"),
     [
         ("1", None),
