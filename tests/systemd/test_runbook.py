@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.counts import long
 from tests.support.daemon import call
-from tests.systemd.harness import PREFIX, REPOSITORY, Container, install_units
+from tests.systemd.harness import PATIENCE_SECONDS, PREFIX, REPOSITORY, Container, install_units
 
 SERVICE, SOCKET, REDIS = "redstreamd.service", "redstreamd.socket", "redis-server.service"
 OPERATORS, METRICS = "redstreamd-operators.socket", "redstreamd-metrics.socket"
@@ -305,7 +305,7 @@ def test_the_commands_do_what_the_page_says(host: Container, heading: str) -> No
 
 def run(host: Container, command: str, shown: str, statuses: tuple[int, ...]) -> None:
     """Run a command and look at what it prints."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         done = host.run("bash", "-c", command, check=False)
         if done.returncode in statuses and re.search(shown, done.stdout, re.MULTILINE):
