@@ -113,6 +113,7 @@ def test_a_client_over_http_shares_the_streams_of_the_others(redis: Server, tmp_
 
 def test_alive_and_ready_are_told_to_everybody_and_nothing_else(redis: Server) -> None:
     with serving(redis) as (_, connection):
+        wait_until(lambda: ask(connection, "/readyz")[0] == 200)
         for path, text in (("/healthz", b"alive\n"), ("/readyz", b"ready\n")):
             status, headers, body = ask(connection, path)
             assert (status, body, headers["Cache-Control"]) == (200, text, "no-store")
@@ -125,7 +126,7 @@ def test_alive_and_ready_are_told_to_everybody_and_nothing_else(redis: Server) -
 
 def test_a_daemon_without_redis_is_alive_and_not_ready_and_tells_no_secret(redis: Server) -> None:
     with serving(redis) as (_, connection):
-        assert ask(connection, "/readyz")[0] == 200
+        wait_until(lambda: ask(connection, "/readyz")[0] == 200)
         redis.stop()
         try:
             wait_until(lambda: ask(connection, "/readyz")[0] == 503)
