@@ -127,8 +127,8 @@ def test_the_socket_for_http_outlives_the_daemon_which_stops_in_its_time(host: C
         for each in (half, silent):
             assert_closed(each)
         successor = stack.enter_context(connected(host))
-        added = call(successor, "stream_add", stream="http:units:one", entries=[{"text": "after"}])
-        assert not added.get("isError"), added
+        after_it = {"stream": "http:units:one", "entries": [{"text": "after"}]}
+        wait_until(lambda: not call(successor, "stream_add", **after_it).get("isError"))
         assert host.systemctl("is-active", HTTP, SERVICE).split() == ["active", "active"]
     host.systemctl("stop", SERVICE)
     journal = host.journal(SERVICE)
