@@ -63,26 +63,14 @@ class Outlet(Protocol):
         ...
 
 
-class ConnectionOutlet:
-    """Sends the updates of a connection of the handshake era.
+class _Told:
+    """A client that is told of updates; what the outlets of both eras have in common."""
 
-    Attributes:
-        subscriber: Whose updates they are.
-        tells_cursors: Whether the client has asked for cursors.
-    """
-
-    __slots__ = ("_sink", "_subscriptions", "flushed", "start_soon", "subscriber", "tells_cursors")
-
-    #: The client's next listing subscribes to the list again.
-    keeps_list = False
+    __slots__ = ("_sink", "flushed", "start_soon")
 
     def __init__(self, connection: ConnectionHandle) -> None:
-        """Send without cursors."""
-        self.subscriber: Subscriber
+        """Tell the client of a connection."""
         self._sink = connection.sink
-        # What the connection's successor is told, which begins as it was read.
-        self._subscriptions = connection.subscriptions
-        self.tells_cursors = False
         self.flushed: Final = connection.flushed
         self.start_soon: Final = connection.start_soon
 
@@ -94,7 +82,33 @@ class ConnectionOutlet:
         return True
 
     def send(self, name: str, version: str, *, is_last: bool = False) -> None:
-        """Likewise."""
+        """See `streams.subscriptions.updates.Outlet`."""
+        raise NotImplementedError
+
+
+class ConnectionOutlet(_Told):
+    """Sends the updates of a connection of the handshake era.
+
+    Attributes:
+        subscriber: Whose updates they are.
+        tells_cursors: Whether the client has asked for cursors.
+    """
+
+    __slots__ = ("_subscriptions", "subscriber", "tells_cursors")
+
+    #: The client's next listing subscribes to the list again.
+    keeps_list = False
+
+    def __init__(self, connection: ConnectionHandle) -> None:
+        """Send without cursors."""
+        super().__init__(connection)
+        self.subscriber: Subscriber
+        # What the connection's successor is told, which begins as it was read.
+        self._subscriptions = connection.subscriptions
+        self.tells_cursors = False
+
+    def send(self, name: str, version: str, *, is_last: bool = False) -> None:
+        """See `streams.subscriptions.updates.Outlet`."""
         if name in self._subscriptions:
             self._subscriptions[name] = version
         elif name == LIST:
@@ -107,10 +121,10 @@ class ConnectionOutlet:
         self._sink.send(update_line(name, None))
 
 
-class ListenOutlet:
+class ListenOutlet(_Told):
     """Sends the updates of a listen."""
 
-    __slots__ = ("_cursors", "_exchange", "_request_id", "_sink", "_tells_cursors", "flushed", "start_soon")
+    __slots__ = ("_cursors", "_exchange", "_request_id", "_tells_cursors")
 
     keeps_list = True
 
@@ -123,23 +137,14 @@ class ListenOutlet:
         tells_cursors: bool,
     ) -> None:
         """Send as notifications of the request, and keep `cursors` up to date."""
-        self._sink = connection.sink
+        super().__init__(connection)
         self._exchange = exchange
         self._request_id = jsonrpc.encode_value(exchange.id)
         self._cursors = cursors
         self._tells_cursors = tells_cursors
-        self.flushed: Final = connection.flushed
-        self.start_soon: Final = connection.start_soon
-
-    def offer(self, name: str, version: str, *, is_last: bool) -> bool:
-        """See `streams.subscriptions.updates.Outlet`."""
-        if self._sink.size:
-            return False
-        self.send(name, version, is_last=is_last)
-        return True
 
     def send(self, name: str, version: str, *, is_last: bool = False) -> None:
-        """Likewise."""
+        """See `streams.subscriptions.updates.Outlet`."""
         self._cursors[name] = version
         self._tell(name, version if self._tells_cursors else None, is_last)
 

@@ -152,10 +152,10 @@ class Pages:
         return Plan(write, stream, read, retry_safe=True, role=self._role(stream, now))
 
     def plan_bounded(self, stream: str, last_id: str, max_entries: int, max_bytes: int) -> Plan[Batch] | None:
-        """Plan to read what follows an entry with a reply of 256 KiB at most; it may be sent much later.
+        """Plan to read what follows an entry, 256 KiB of names and values at most; it may be sent much later.
 
-        A larger page is read over another connection after that. None if the stream is not known for small
-        pages.
+        The reply has their JSON, which takes up to six bytes for each. A larger page is read over another
+        connection after that. None if the stream is not known for small pages.
         """
         if stream not in self._small:
             return None
