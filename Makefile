@@ -116,13 +116,16 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "cannot create $(VENV); on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
+# Without this option Debian's pip says at length that it installs a dependency which has no wheel in an old way.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517
+
 # Stamps: an environment is brought up to date when the package's metadata changed.
 $(VENV)/.run: pyproject.toml | $(BIN)/python
 	@echo "Installing redstreamd into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,http]'
+	@$(PIP_INSTALL) -e '.[embedded,http]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "Installing redstreamd and its development tools into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.run
