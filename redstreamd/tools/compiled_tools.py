@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from redstreamd import strict_json
+from redstreamd.policy import Permission
 from redstreamd.streams.name_rules import NameRules
 from redstreamd.tools.argument_headers import header_arguments
 from redstreamd.tools.argument_text import ArgumentDecoder
@@ -25,8 +26,13 @@ from redstreamd.tools.tool_listing import listed
 
 ValueT = TypeVar("ValueT")
 
+_Decode = Callable[[bytes | msgspec.Raw, int | None], Any]
+
 #: Argument classes of which it is remembered what was compiled; there are some forty.
 _MAX_COMPILED: Final = 256
+#: Arguments of waits that are remembered for each tool, and how long their text is at most.
+_MAX_REMEMBERED: Final = 128
+_LONGEST_REMEMBERED: Final = 512
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -43,7 +49,7 @@ class Prepared(msgspec.Struct, frozen=True):
     """
 
     tool: Tool[Any]
-    decode: Callable[[bytes | msgspec.Raw, int | None], Any]
+    decode: _Decode
     named: Callable[[object], object] | None
     lease: str | None
     checks: tuple[tuple[str, Callable[[str], None]], ...]
@@ -141,8 +147,7 @@ class CompiledTools:
         checks = {NameOf.GROUP: self._names.check_group, NameOf.CONSUMER: self._names.check_consumer}
         return Prepared(
             tool,
-            # To call a method takes less than to call what has it.
-            _decoder_of(tool.arguments).__call__,  # type: ignore[arg-type]
+            _decode_of(tool),
             None if lease is not None else _names_streams(tool),
             lease,
             # What a lease names was checked when it was taken, and settling does not depend on today's rules.
@@ -151,6 +156,26 @@ class CompiledTools:
             else tuple((argument, checks[what]) for argument, what in named.items() if what in checks),
             header_arguments(tool.arguments),
         )
+
+
+def _decode_of(tool: Tool[Any]) -> _Decode:
+    """Return what decodes the arguments of a tool.
+
+    Those who wait for the same give the same text. They share what it was decoded to, which nobody modifies.
+    What is published is different each time, and is not kept.
+    """
+    # To call a method takes less than to call what has it.
+    decode: _Decode = _decoder_of(tool.arguments).__call__  # type: ignore[arg-type]
+    if tool.wait is None or tool.permission is Permission.PUBLISH:
+        return decode
+    known = functools.lru_cache(_MAX_REMEMBERED)(decode)
+
+    def remembered(text: bytes | msgspec.Raw, colons: int | None) -> Any:
+        if colons is None and type(text) is bytes and len(text) <= _LONGEST_REMEMBERED:
+            return known(text)
+        return decode(text, colons)
+
+    return remembered
 
 
 def _names_streams(tool: Tool[Any]) -> Callable[[object], object] | None:
