@@ -34,6 +34,27 @@ _METHODS: Final = {
 _NOT_ALLOWED: Final = frozenset({b"CONNECT", b"TRACE"})
 ALLOWED: Final = ", ".join(_METHODS.values())
 
+#: Names of headers as clients usually write them, and some values. A head is kept for as long as its
+#: connection waits for the next, so what many of them have is there once.
+_NAMES: Final = {
+    written.encode(): name
+    for name in (
+        *("accept", "accept-encoding", "accept-language", "authorization", "connection", "content-length"),
+        *("content-type", "host", "mcp-method", "mcp-name", "mcp-protocol-version", "mcp-session-id"),
+        *("mcp-param-stream", "origin", "sec-fetch-mode", "user-agent"),
+    )
+    for written in (name, name.title(), name.title().replace("Mcp-Protocol", "MCP-Protocol"))
+}
+_VALUES: Final = {
+    value.encode(): value
+    for value in (
+        *("application/json", "application/json, text/event-stream", "text/event-stream", "*/*"),
+        *("gzip, deflate", "gzip, deflate, br", "gzip, deflate, br, zstd", "keep-alive", "cors", "*"),
+        *("2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"),
+        *("tools/call", "resources/read", "subscriptions/listen", "server/discover"),
+    )
+}
+
 # RFC 3986, section 3.2.2; without user information, which RFC 9110, section 4.2.4, has a server distrust.
 _AUTHORITY: Final = re.compile(
     r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(?::[0-9]{0,5})?"
@@ -121,9 +142,9 @@ def understood(
     fields: dict[str, str] = {}
     repeated: set[str] | None = None
     for raw_name, raw_value in lines:
-        key = str(raw_name, "ascii").lower()
+        key = _NAMES.get(raw_name) or str(raw_name, "ascii").lower()
         # llhttp drops whitespace before the value only.
-        value = str(raw_value, "latin-1").rstrip(" \t")
+        value = _VALUES.get(raw_value) or str(raw_value, "latin-1").rstrip(" \t")
         if key not in fields:
             fields[key] = value
         elif key in _SINGLE:

@@ -36,7 +36,7 @@ MOST_KIB: Final = {
     "listen_in_a_session": 14.5,
     "listen_without_session": 16,
     "say_nothing": 9.75,
-    "call_once": 14,
+    "call_once": 12.5,
 }
 
 
