@@ -161,9 +161,7 @@ class RequestLoop:
         finally:
             if self._reader is not None:
                 self._reader.close()
-            if isinstance(self._work, Coroutine):
-                # The connection was closed before its task could do it.
-                self._work.close()
+            self._drop_work()
 
     async def _run(self, handler: Handler) -> None:
         while self._lifecycle.phase in _READING:
@@ -180,6 +178,12 @@ class RequestLoop:
                     self._stop()
             elif scope.cancelled_caught and self._deadlines.is_overdue():
                 self._on_overdue()
+
+    def _drop_work(self) -> None:
+        """Do nothing of what a handler has to do: its client was told so, or has gone."""
+        work, self._work = self._work, None
+        if isinstance(work, Coroutine):
+            work.close()
 
     def detach(self) -> None:
         """Let go of the connection, which has ended."""
@@ -474,6 +478,8 @@ class RequestLoop:
     def cut(self, fault: Fault | None = None) -> None:
         """Cut off a response in progress, if there is one; say so if nothing of it was sent."""
         response, self.response = self.response, None
+        # Nobody may be told to send a request again that is executed afterwards.
+        self._drop_work()
         if response is not None:
             self.cut_off += 1
             response.cut(None if fault is None else refusal(fault))

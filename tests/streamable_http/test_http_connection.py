@@ -19,6 +19,7 @@ from redstreamd.admission.accounts import Peer
 from redstreamd.admission.turns import MAX_QUEUED, turns
 from redstreamd.mcpio.connection_events import ConnectionOpened, Ending, MemoryExceeded
 from redstreamd.mcpio.limits import Limits
+from redstreamd.stream_io import flush_at_end_of_pass
 from redstreamd.streamable_http.http_limits import HttpLimits
 from redstreamd.streamable_http.http_messages import Answer, RequestHead
 from redstreamd.streamable_http.request_loop import MAX_AHEAD_BYTES, MAX_SKIPPED_BYTES
@@ -381,6 +382,27 @@ async def test_what_a_task_was_to_do_is_dropped_with_its_connection(pair: Pair) 
     await pair.send(request("/slow"))
     assert (await pair.ended()).ending is Ending.OVERFLOW
     # Else Python warns of a coroutine that was never awaited, which fails the test.
+    assert begun == []
+
+
+async def test_what_is_refused_before_the_task_has_begun_it_is_not_done(pair: Pair) -> None:
+    begun = []
+
+    async def work() -> None:
+        begun.append("work")
+
+    def give_way() -> bool:
+        # The task runs in the next pass.
+        pair.connection.give_way("too many")
+        return True
+
+    def serve(_served: Served) -> Any:
+        flush_at_end_of_pass(give_way)
+        return work()
+
+    pair.site.serves["/slow"] = serve
+    assert (await pair.ask("/slow"))[0].status_code == 503
+    assert (await pair.ended()).ending is Ending.GAVE_WAY
     assert begun == []
 
 
