@@ -2,8 +2,9 @@
 
 Who has nothing to be done is due nothing. At the end of each pass of trio's scheduler the seconds of work
 that were charged in it are divided equally among the processes that had something to be done in it: those
-that were served, and those that wait for a turn, for Redis, or for their turn at Redis. So a client that asks
-late, because it had no core, is due less by as much as it asked for less.
+that were served, and those that wait for a turn of the loop or at Redis. So a client that asks late, because
+it had no core, is due less by as much as it asked for less; and so is one whose calls are all being executed
+by Redis, which may have no core either. How long that takes the polite client sees.
 
 SIGUSR1 writes ``shares:`` and a JSON object to standard error: for each ID of a process the seconds that it
 got and those that it was due, since the last time. The product knows nothing of this.
@@ -58,9 +59,7 @@ class CountedTurns(turns.Turns):
             share = self.shares[process.peer.pid]
             share[0] += served.get(process, 0.0)
             share[1] += due
-        present.intersection_update(
-            [each for each in present if each in waiting or each.queued or each.under_way()]
-        )
+        present.intersection_update([each for each in present if each in waiting or each.queued])
 
 
 def count(self: accounts.Account, seconds: float, now: float) -> None:
