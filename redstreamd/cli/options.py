@@ -98,15 +98,17 @@ def load_from(
     from redstreamd.errors.remedies import note_places
     from redstreamd.settings import Precedence, load
 
+    # Absolute, since who reads the texts is elsewhere.
+    config = None if arguments.config is None else Path(arguments.config).absolute()
     loaded = load(
-        config=None if arguments.config is None else Path(arguments.config),
+        config=config,
         assignments=arguments.set,
         listen=arguments.listen,
         embedded=arguments.embedded,
         environ=environ,
     )
     note_places(
-        None if arguments.config is None else str(Path(arguments.config).absolute()),
+        None if config is None else str(config),
         variables or environment_file(arguments.config),
         {key: source.given_by for key, source in loaded.sources.items() if source.given_by},
         frozenset(key for key, source in loaded.sources.items() if source.precedence is Precedence.FILE),

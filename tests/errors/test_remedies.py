@@ -13,7 +13,7 @@ import pytest
 
 from redstreamd.cli.options import add_settings_options, load_from
 from redstreamd.errors import remedies
-from redstreamd.settings import describe
+from redstreamd.settings import Loaded, describe
 from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
 
 PACKAGE = Path(__file__).parents[2] / "redstreamd"
@@ -128,7 +128,9 @@ def test_a_setting_is_named_with_what_gives_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.toml").write_text("[limits]\nmax_connections = 300\n", "utf-8")
-    read(options, environ)
+    loaded = read(options, environ)
+    assert str(loaded.sources[LIMIT]).startswith("file ") == text.endswith("/my.toml")
+    assert "file my.toml" not in map(str, loaded.sources.values())
     assert remedies.setting(LIMIT) == text.format(here=tmp_path)
 
 
@@ -180,10 +182,10 @@ def test_a_service_gets_its_secrets_from_the_file_of_its_unit(monkeypatch: pytes
     assert remedies.password() == "REDIS_PASSWORD in /dev/environment"
 
 
-def read(options: tuple[str, ...], environ: dict[str, str]) -> None:
+def read(options: tuple[str, ...], environ: dict[str, str]) -> Loaded:
     parser = argparse.ArgumentParser()
     add_settings_options(parser)
-    load_from(parser.parse_args(options), {"HOME": "/", **environ})
+    return load_from(parser.parse_args(options), {"HOME": "/", **environ})
 
 
 @pytest.mark.parametrize(
