@@ -317,7 +317,8 @@ int main(int count, char **words)
     }
     while (in_flight > 0 && !(ending && now > ended + DRAIN)) {
         int ready = epoll_wait(epoll, events, EVENTS, 100);
-        if (ready < 0)
+        /* A process that was stopped and goes on is told that it was interrupted. */
+        if (ready < 0 && errno != EINTR)
             die("epoll_wait", strerror(errno), 60);
         now = clock_seconds(CLOCK_MONOTONIC);
         bool begins = !counting && !ending && now >= start + warm_up;
