@@ -266,7 +266,11 @@ class _DirectCall(Invocation[Any], eq=False):
         self._start(partial(complete_plan, redis, plan, after, deadline))
 
     def _fail(self, error: Exception) -> None:
+        # Also if nobody waits: a defect is logged.
         refusal = self.refusal(error)
+        if self.exchange.is_dropped:
+            self._end_cancelled()
+            return
         result = failure(refusal)
         self.end(str(refusal.code), result.size)
         self.exchange.answer(result.opened, self.tail)

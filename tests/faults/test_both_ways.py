@@ -362,6 +362,23 @@ async def test_a_call_that_is_cancelled_after_it_was_sent_takes_effect_once_and_
     assert length(redis) == 2
 
 
+async def test_a_call_that_was_cancelled_ends_as_that_if_redis_refuses_it_later(
+    redis: Server, direct: bool
+) -> None:
+    async with client_of(redis, direct) as client:
+        assert await client.outcome(**ADD, idempotency_key="k") == OK
+        redis.command("CONFIG", "RESETSTAT")
+        client.proxy.to_client.hold()
+        number = await client.send(stream=STREAM, entries=[{"n": 2}], idempotency_key="k")
+        await until(lambda: "cmdstat_evalsha:" in str(redis.command("INFO", "commandstats")))
+        await client.cancel(number)
+        await trio.sleep(0.01)
+        client.proxy.to_client.release()
+        assert await client.all_ended() == [OK, CANCELLED]
+        assert client.answered() == {1}
+    assert length(redis) == 1
+
+
 async def test_a_client_that_goes_with_calls_in_flight(redis: Server, direct: bool) -> None:
     async with client_of(redis, direct) as client:
         client.proxy.to_client.hold()
