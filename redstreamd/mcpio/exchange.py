@@ -60,9 +60,9 @@ class Exchange(msgspec.Struct, eq=False):
         outside or cannot begin; `discard`, where another exchange is to be made for the same request.
 
         Others ask for that, and the exchange goes on until the work has ended: by `cut_short`, at the end of
-        the session or for want of memory, after which a client is told that the outcome is not known; by
-        `drop`, where nobody waits for the answer any more (the client cancelled the request, or it is handed
-        over), after which it is told nothing. The first may follow on the second.
+        the session or for want of memory, after which the answer is an error: not executed, if the work had
+        not begun, else an unknown outcome; by `drop`, where no answer is to be sent any more (the request was
+        cancelled or is handed over, or the connection is closed). The first may follow on the second.
 
     Attributes:
         session: Whose request it is.
@@ -79,7 +79,7 @@ class Exchange(msgspec.Struct, eq=False):
         on_cancel: Ends the work early; set by whoever does it. Each is called at most once; while it is
             called it may set another, for a `cut_short` that follows on a `drop`.
         is_open: Whether the work on it has not ended.
-        is_dropped: Whether nobody waits for the answer any more.
+        is_dropped: Whether no answer is to be sent.
         why: Why the work on it was cut short, for the client; None if the connection is closing.
     """
 
@@ -99,11 +99,11 @@ class Exchange(msgspec.Struct, eq=False):
     why: str | None = None
 
     def answer(self, line: bytes, end: bytes | None = None) -> None:
-        """End the exchange, and send the answer unless the client cancelled it; nothing if it has ended.
+        """End the exchange, and send the answer unless it was dropped; nothing if it has ended.
 
         Args:
-            line: The response; with `end`, a result that is encoded.
-            end: What follows on the result in the message.
+            line: The response; with `end`, an encoded result without its closing bytes.
+            end: The closing bytes of the result and of the message.
         """
         if not self.is_open:
             return
@@ -140,13 +140,13 @@ class Exchange(msgspec.Struct, eq=False):
             self.sink.unanswered(self.id)
 
     def discard(self) -> None:
-        """End the exchange as if it had not been: the work on it has not begun, and another will be made."""
+        """End the exchange, and tell nobody."""
         self.is_open = False
         self.on_cancel = None
         self.session.in_flight.remove(self)
 
     def send(self, line: bytes) -> None:
-        """Send a notification that belongs to the request; nothing once it is answered or cancelled."""
+        """Send a notification that belongs to the request; nothing once it is answered or dropped."""
         if self.is_open and not self.is_dropped:
             self.sink.send(line)
 
@@ -162,7 +162,7 @@ class Exchange(msgspec.Struct, eq=False):
         self.send(jsonrpc.notification("notifications/progress", params))
 
     def drop(self) -> None:
-        """Have the work ended early, and send nothing more: nobody waits for the answer."""
+        """Have the work ended early, and send nothing more."""
         if not self.is_dropped:
             self.is_dropped = True
             self.cut_short()

@@ -70,14 +70,13 @@ class Session:
         each other. Each request of a batch is answered as soon as it is done, in a batch of one.
 
         A request is answered at most once. It is not if the client cancels it, if it is handed over (its
-        `state` says so, and the successor answers), or if the session ends where no task can be started any
-        more or the one that works on it is ended from outside.
+        `state` says so, and the successor answers), or if the connection is closed before its work has ended.
 
     Attributes, beside the arguments:
         subscriptions: Each URI of `resources/subscribe` in the handshake era, with the last version reported.
             Handlers keep it up to date, because it is part of the connection's state.
         in_flight: The requests in flight.
-        requests: How many requests arrived so far, rejected ones included.
+        requests: How many well-formed requests were taken up so far, also if they were rejected then.
         direct: How many of them the direct path took.
     """
 
@@ -159,7 +158,7 @@ class Session:
         self.requests = self.direct = 0
         self._report = report
         self._direct_path = direct_path
-        # To call a method takes less than to call what has it.
+        # A bound method is called faster than an object that has `__call__`.
         self._take_directly: DirectPath | None = (
             None if direct_path is None else direct_path.__call__  # type: ignore[operator]
         )

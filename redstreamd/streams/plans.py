@@ -1,7 +1,7 @@
 """A round trip to Redis as a value: what to send, and what the reply means.
 
-A tool that is one round trip makes a plan of it. Two drivers run it: `run_plan` awaits it in a task; the
-direct path submits it and reads the reply without one. So a call has one definition, whichever way it takes.
+A tool that is one round trip makes a plan of it. `run_plan` awaits it in a task; `start_plan` and the direct
+path, which has `Plan.read` inlined, need none. So a call has one definition, whichever way it takes.
 """
 
 from __future__ import annotations
@@ -56,9 +56,8 @@ class Plan(msgspec.Struct, Generic[ResultT], frozen=True, eq=False):
     """What to send for one call, and how to read the reply.
 
     Behaviour:
-        On the direct path the steps run where replies of the connection are read, so they are quick; they run
-        also if nobody waits for the result, because the domain takes note of what happened, and once more
-        after each pause.
+        Without a task the steps run where replies of the connection are read, so they are quick. They run
+        also if nobody waits for the result, because the domain takes note of what happened.
 
     Attributes:
         write: A command, or a script with its operands; also of one that only reads.
@@ -67,7 +66,7 @@ class Plan(msgspec.Struct, Generic[ResultT], frozen=True, eq=False):
         group: The consumer group that errors name, if any.
         retry_safe: Whether it may be sent again if its reply is lost.
         role: Which connection.
-        reword: Makes the error that the caller gets of one that the transport raised. Where it raises
+        reword: Makes the error that the caller gets of one that came instead of a reply. Where it raises
             `UnfinishedError`, the call goes on to a result like that of the first step.
         rest: Awaits what is left where the call is not done; None: nothing is to be done beside it.
         conversions: The other steps: each converts what the one before returned.
@@ -132,7 +131,7 @@ class Plan(msgspec.Struct, Generic[ResultT], frozen=True, eq=False):
             del error
 
     def reworded(self, error: BusError) -> BusError:
-        """Return the error that the caller gets of one that the transport raised.
+        """Return the error that the caller gets of one that came instead of a reply.
 
         Raises:
             UnfinishedError: As `read`.
@@ -236,7 +235,7 @@ class StartedPlan:
         self._is_taken_back = False
 
     def take_back(self) -> None:
-        """Let nothing more be sent for it, and nothing be told of it. What was sent may take effect."""
+        """Let nothing more be sent for it. What was sent may take effect, and its reply may still be told."""
         self._is_taken_back = True
         if self.request is not None:
             self.request.take_back()
@@ -271,7 +270,8 @@ def start_plan(
         background: Runs the task.
         plan: What.
         account: On whose behalf the task runs.
-        done: Is told once, and not before this returns; it must neither block nor raise.
+        done: Is told once, or at most once after `take_back`, and not before this returns; it must neither
+            block nor raise.
     """
     started = StartedPlan()
 

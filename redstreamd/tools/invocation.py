@@ -12,7 +12,7 @@ How a call can end:
   which can then correct itself;
 - any other `Exception`: INTERNAL, without its text; the traceback is logged;
 - `trio.Cancelled`: propagated, also out of the exception group of a handler's nursery; there is no result,
-  and the transport decides what the client is told.
+  and who runs the call decides what the client is told.
 
 Each way leads to `end`, which reports the call once. A call that `Toolbox.begin` or `check` refuses is
 reported there.
@@ -52,9 +52,9 @@ class CallEnded(msgspec.Struct, frozen=True, gc=False):
         tool: The tool's name.
         streams: The streams that it needed, once each; empty if it was refused before they were known.
         seconds: From before its arguments were decoded until the answer was encoded.
-        outcome: `OK`, `CANCELLED`, or the code of the error that was the answer.
-        answer_bytes: The size of the answer's content, which a message holds as a value and as text; 0
-            without an answer.
+        outcome: `OK`, `CANCELLED`, or the code of the error that the call ended with.
+        answer_bytes: The size of the result's content, which a message holds as a value and as text; 0
+            without a result.
         group: The consumer group that its arguments or its lease name; None if there is none.
         action: What an audited call does, see `Effects.action_of`; None for all others, and for those that
             were refused before they ran.
@@ -76,7 +76,7 @@ class CallEnded(msgspec.Struct, frozen=True, gc=False):
 
 
 OnEnded = Callable[[CallEnded], None]
-"""Is told of each call that ended; it must not raise, nor take long: it is a part of every call."""
+"""Is told of calls that ended, see `Rules`; it must not raise, nor take long: it is a part of a call."""
 
 
 class Deferral:
@@ -144,9 +144,10 @@ class Rules(msgspec.Struct, Generic[BusT], frozen=True):
         policy: Says what a principal may do to a stream.
         admit: Says whether a call may run now; None: every call may.
         on_ended: Is told of calls that ended, but for what is appended to `untold`; None: nobody is.
-        untold: Calls that ended, and that `on_ended` tells at the end of the pass. While there are some, one
-            that ended well and is not audited is told with them: it is appended, and that is all.
-        timeout_seconds: The time limit of a call, in addition to the time that it asked to wait.
+        untold: Calls that ended, and that its owner (`EndedCalls`) tells at the end of the pass. While there
+            are some, one that ended well and is not audited is appended, and `on_ended` is not called.
+        timeout_seconds: The time limit of each `run`, in addition to the time that the call asked to wait. A
+            round trip without a task has the time limit of commands instead.
         default_wait_seconds: Added for a call that may wait and does not say for how long.
         check_rate: Refuses a call that comes too early; None: none does.
         hidden: The tools that do not exist for a principal, of those that are offered; None: all do.
@@ -164,7 +165,7 @@ class Rules(msgspec.Struct, Generic[BusT], frozen=True):
 
 
 class Invocation(msgspec.Struct, Generic[BusT], eq=False):
-    """One call of a tool that passed the checks of its arguments, its names and its permissions.
+    """One call of a tool; it runs once `Toolbox.check` has found nothing wrong.
 
     It is also what the tool gets as its `Call`.
 
@@ -173,8 +174,8 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         tool: The tool.
         arguments: Its arguments, with the attributes of ``tool.arguments``.
         principal: On whose behalf it is made.
-        needs: The streams that it needs, as far as its arguments and its lease name them.
-        lease: The lease among the arguments, if the tool takes one.
+        needs: The streams that it needs, as far as its arguments and its lease name them; set by the check.
+        lease: The lease among the arguments, if the tool takes one; likewise.
         began: When, by `time.perf_counter`.
         bus: The domain.
         account: That of the connection it came through; None if it came through none.
@@ -224,6 +225,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
     def quarantines(self, stream: str) -> bool:
         """Return whether what the caller publishes to a stream waits in quarantine for a release."""
         policy = self.rules.policy
+        # `quarantines` looks at it, too; most calls are spared that function.
         return policy.submits and policy.quarantines(self.principal, stream)
 
     def may_somewhere(self, permission: Permission) -> bool:
@@ -251,7 +253,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
 
         Args:
             progress: Sends progress notifications.
-            go_on: Runs in the place of the handler: the rest of a call of which something was done.
+            go_on: Runs in the place of the handler: a part of the call, the beginning or what is left.
 
         Raises:
             BusError: What the handler raised; TIMEOUT, or OUTCOME_UNKNOWN for a tool that writes, at the time
@@ -261,7 +263,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         """
         seconds = self.seconds
         with trio.move_on_after(seconds):
-            # A plan was made when nothing could send progress.
+            # Not before: plans are made where nothing sends progress.
             self.progress = progress
             if go_on is not None:
                 return await go_on()
@@ -280,7 +282,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         if self.has_ended:
             raise RuntimeError(f"a call of {self.tool.name} ended twice")
         self.has_ended = True
-        # It may be a method of what has this.
+        # It may be a bound method of this very object, which would be a cycle.
         self.progress = no_progress
         rules = self.rules
         tell = rules.on_ended

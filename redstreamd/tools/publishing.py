@@ -94,6 +94,7 @@ class StreamAdded:
 
 
 def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan[Result] | None:
+    """Return the call as one round trip; None if the handler is to run. A `Result` is encoded already."""
     bus, stream = call.bus, args.stream
     creatable = bus.names.creatable
     if stream not in creatable:
