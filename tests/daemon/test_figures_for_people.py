@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from redstreamd.errors.remedies import setting
 from redstreamd.presentation.uris import HEALTH
 from tests.support.daemon import Daemon, hasty, read_resource, running_daemon
 from tests.support.servers import Server
@@ -49,7 +48,8 @@ def test_the_journal_tells_figures_and_each_trouble_of_a_group_once_and_its_end(
     where = "group g of stream a:b:c"
     wait_for(daemon, f"WARNING  {where} has no consumer, and 3 entries wait for one")
     taken = daemon.call("work_take", stream="a:b:c", group="g", consumer="me", count=3)
-    many = f"WARNING  {where} has 3 pending entries, more than 2 ({setting('metrics.warn_pending')})"
+    bound = "metrics.warn_pending (given by environment variable REDSTREAMD_METRICS_WARN_PENDING)"
+    many = f"WARNING  {where} has 3 pending entries, more than 2 ({bound})"
     wait_for(daemon, f"INFO     {where}: it has a consumer, or nothing waits for one, after", many)
     daemon.call("work_done", lease=taken["structuredContent"]["lease"])
     over = f"INFO     {where}: no more are pending than may be, after"
