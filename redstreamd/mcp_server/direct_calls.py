@@ -53,7 +53,7 @@ class DirectPath:
         self.redis: Final = redis
         stamp = _encode({_SERVER_INFO_KEY: server_info})
         # What follows on a result's members.
-        self._ends: Final = {
+        self._tails: Final = {
             Era.HANDSHAKE: b"}}\n",
             Era.MODERN: b',"resultType":"complete","_meta":' + stamp + b"}}\n",
         }
@@ -84,7 +84,7 @@ class DirectPath:
             arguments = prepared.decode(call.arguments, call.colons)
             if arguments is None:
                 return False
-        rules, end = toolbox.rules, self._ends[call.era]
+        rules, tail = toolbox.rules, self._tails[call.era]
         known = None
         if rules.check_rate is None and not prepared.checks and (named := prepared.named) is not None:
             # The whole of what `check` would find.
@@ -104,13 +104,13 @@ class DirectPath:
             None,
             self,
             exchange,
-            end,
+            tail,
         )
         if known is None:
             try:
                 toolbox.check(prepared, direct)
             except BusError as error:
-                exchange.answer(failure(error).opened, end)
+                exchange.answer(failure(error).opened, tail)
                 return True
         if rules.admit is None:
             direct.start()
@@ -267,12 +267,12 @@ class _DirectCall(Invocation[Any], eq=False):
 
     def _fail(self, error: Exception) -> None:
         # Also if nobody waits: a defect is logged.
-        refusal = self.refusal(error)
+        shown = self.error_to_answer(error)
         if self.exchange.is_dropped:
             self._end_cancelled()
             return
-        result = failure(refusal)
-        self.end(str(refusal.code), result.size)
+        result = failure(shown)
+        self.end(str(shown.code), result.size)
         self.exchange.answer(result.opened, self.tail)
 
     def _cancel(self) -> None:

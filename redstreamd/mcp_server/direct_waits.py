@@ -22,17 +22,17 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
     Attributes:
         exchange: Its request.
         invocation: The call; it holds no arguments any more.
-        end: What follows on the members of its result.
+        tail: What follows on the members of its result.
         wait: What it waits for.
     """
 
     exchange: Exchange
     invocation: Invocation[Any]
-    end: bytes
+    tail: bytes
     wait: Wait
 
     @classmethod
-    def begin(cls, wait: Wait, exchange: Exchange, invocation: Invocation[Any], end: bytes) -> DirectWait:
+    def begin(cls, wait: Wait, exchange: Exchange, invocation: Invocation[Any], tail: bytes) -> DirectWait:
         """Let a call wait; it ends once it is told, or its exchange is cut short."""
         now = trio.current_time()
         self = cls(
@@ -43,7 +43,7 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
             claim=wait.claim,
             exchange=exchange,
             invocation=invocation,
-            end=end,
+            tail=tail,
             wait=wait,
         )
         # What the wait needs of them it has.
@@ -55,7 +55,7 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
     def told(self, told: Told) -> None:
         """Answer with what was found."""
         same = self.wait.same
-        key: Hashable = (self.invocation.tool.name, same, self.end)
+        key: Hashable = (self.invocation.tool.name, same, self.tail)
         made: tuple[bytes, int] | None = None if same is None else told.made.get(key)
         if made is None:
             try:
@@ -63,7 +63,7 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
             except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the others' waits
                 self.failed(error)
                 return
-            made = told.made[key] = result.opened + self.end, result.size
+            made = told.made[key] = result.opened + self.tail, result.size
         line, size = made
         try:
             self.exchange.answer(line, b"")
@@ -74,10 +74,10 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
     def failed(self, error: Exception) -> None:
         """Answer with the error."""
         reword = self.wait.reword
-        refusal = self.invocation.refusal(error if reword is None else reword(error))
-        result = failure(refusal)
-        self.invocation.end(str(refusal.code), result.size)
-        self.exchange.answer(result.opened, self.end)
+        shown = self.invocation.error_to_answer(error if reword is None else reword(error))
+        result = failure(shown)
+        self.invocation.end(str(shown.code), result.size)
+        self.exchange.answer(result.opened, self.tail)
 
     def cancel(self) -> None:
         """End the call: nobody waits for it any more, or the session ends."""

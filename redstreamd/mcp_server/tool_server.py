@@ -83,7 +83,7 @@ class ToolServer:
         # resultType is required from 2026-07-28 on; for older revisions the SDK removes it.
         results = _RESULTS.get()
         if results is None:
-            return {**result.plain(), "resultType": "complete"}
+            return {**result.as_values(), "resultType": "complete"}
         results.append(result)
         return {"content": [], "isError": result.is_error, "resultType": "complete"}
 

@@ -38,7 +38,7 @@ from redstreamd.mcpio.connection_events import (
     ignore,
 )
 from redstreamd.mcpio.connection_state import ConnectionState
-from redstreamd.mcpio.kernels import DirectPath, Kernels
+from redstreamd.mcpio.kernels import Kernels, TakeCall
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.newcomers import IsStatusRequest, Newcomers
 from redstreamd.mcpio.peers import Holder, described, peer_of, top_holders, user_principal
@@ -144,7 +144,7 @@ class Acceptor:
         listeners: Sequence[ServedListener],
         kernels: Kernels,
         *,
-        direct_path: DirectPath | None = None,
+        direct_path: TakeCall | None = None,
         limits: Limits | None = None,
         accounts: Accounts | None = None,
         memory: Memory | None = None,

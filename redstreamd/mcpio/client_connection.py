@@ -19,7 +19,7 @@ from redstreamd.mcpio.closing import discard_input, shut_down
 from redstreamd.mcpio.connection_account import ConnectionAccount
 from redstreamd.mcpio.connection_events import FOREIGN, Ending, EventHook, ignore
 from redstreamd.mcpio.connection_state import ConnectionState, ConnectionStatistics
-from redstreamd.mcpio.kernels import DirectPath, Kernels
+from redstreamd.mcpio.kernels import Kernels, TakeCall
 from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.limits import Limits
@@ -60,7 +60,7 @@ class ClientConnection:
         *,
         principal: Principal,
         socket: str = "",
-        direct_path: DirectPath | None = None,
+        direct_path: TakeCall | None = None,
         limits: Limits | None = None,
         state: ConnectionState | None = None,
         peer: Peer | None = None,
@@ -205,7 +205,7 @@ class ClientConnection:
         finally:
             ending = self._lifecycle.close()
             # Calls that have no task, which would have been cancelled with the nursery.
-            self._session.in_flight.cut_off(unanswered=True)
+            self._session.in_flight.cut_off(drop=True)
             with trio.CancelScope(shield=True):
                 await self._session.aclose()
                 if self._handed_over is None:
@@ -348,7 +348,7 @@ class ClientConnection:
         with trio.move_on_at(self._deadline):
             await in_flight.wait_empty()
         state = self.state() if ending is Ending.HANDED_OVER else None
-        self._cut_off = in_flight.cut_off(unanswered=state is not None)
+        self._cut_off = in_flight.cut_off(drop=state is not None)
         await in_flight.wait_empty()
         with trio.move_on_at(max(self._deadline, trio.current_time() + FINAL_WRITE_SECONDS)):
             if ending is Ending.DRAINED:

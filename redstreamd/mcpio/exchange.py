@@ -45,7 +45,7 @@ class Sink(Protocol):
         ...
 
     def unanswered(self, request_id: RequestId) -> None:
-        """Take note that a request has ended and gets no response."""
+        """Take note that a request has ended without a response."""
         ...
 
 
@@ -98,12 +98,12 @@ class Exchange(msgspec.Struct, eq=False):
     is_dropped: bool = False
     why: str | None = None
 
-    def answer(self, line: bytes, end: bytes | None = None) -> None:
+    def answer(self, line: bytes, tail: bytes | None = None) -> None:
         """End the exchange, and send the answer unless it was dropped; nothing if it has ended.
 
         Args:
-            line: The response; with `end`, an encoded result without its closing bytes.
-            end: The closing bytes of the result and of the message.
+            line: The response; with `tail`, an encoded result without its closing bytes.
+            tail: The closing bytes of the result and of the message.
         """
         if not self.is_open:
             return
@@ -114,8 +114,8 @@ class Exchange(msgspec.Struct, eq=False):
         if self.is_dropped:
             self.sink.unanswered(self.id)
             return
-        if end is not None:
-            line = b"".join((_OPENING, _encode(self.id), _RESULT, line, end))
+        if tail is not None:
+            line = b"".join((_OPENING, _encode(self.id), _RESULT, line, tail))
         most = session.limits.max_outbox_bytes
         if len(line) > most:
             message = f"the answer has {len(line)} bytes, and at most {most} can be sent; ask for less"

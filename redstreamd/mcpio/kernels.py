@@ -16,7 +16,7 @@ from redstreamd.mcpio.plain_calls import PlainCall
 if TYPE_CHECKING:
     from redstreamd.mcpio.session import Session
 
-DirectPath = Callable[[Exchange, PlainCall], bool]
+TakeCall = Callable[[Exchange, PlainCall], bool]
 """Serves a call without the SDK and ends the exchange; False if it does not take it and has done nothing."""
 
 

@@ -147,15 +147,15 @@ class RequestsInFlight:
         exchange.cut_short()
         return True
 
-    def cut_off(self, *, unanswered: bool) -> int:
+    def cut_off(self, *, drop: bool) -> int:
         """Cut every request short, and return how many clients wait for.
 
-        These get an error answer unless `unanswered`.
+        These get an error answer, unless `drop` says to drop them.
         """
         exchanges = list(self._exchanges.values())
         awaited = sum(not exchange.is_dropped for exchange in exchanges)
         for exchange in exchanges:
-            if unanswered:
+            if drop:
                 exchange.drop()
             exchange.cut_short()
         return awaited
@@ -167,7 +167,7 @@ class RequestsInFlight:
                 self._empty = trio.lowlevel.ParkingLot()
             await self._empty.park()
 
-    def unanswered(self) -> tuple[RequestId, ...]:
+    def awaited_ids(self) -> tuple[RequestId, ...]:
         """Return the ids of the requests to be answered, except listens."""
         return tuple(each.id for each in self._awaited() if not _is_listen(each))
 

@@ -37,7 +37,7 @@ from redstreamd.mcpio.jsonrpc import (
     Request,
     refused_while_stopping,
 )
-from redstreamd.mcpio.kernels import DirectPath, Kernel, Kernels
+from redstreamd.mcpio.kernels import Kernel, Kernels, TakeCall
 from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.plain_calls import PlainCall
@@ -119,7 +119,7 @@ class Session:
         flushed: Callable[[], Awaitable[None]],
         draining: LateEvent,
         report: EventHook,
-        direct_path: DirectPath | None = None,
+        direct_path: TakeCall | None = None,
         state: ConnectionState | None = None,
         share: Share | None = None,
     ) -> None:
@@ -159,7 +159,7 @@ class Session:
         self._report = report
         self._direct_path = direct_path
         # A bound method is called faster than an object that has `__call__`.
-        self._take_directly: DirectPath | None = (
+        self._take_directly: TakeCall | None = (
             None if direct_path is None else direct_path.__call__  # type: ignore[operator]
         )
         self._kernels = kernels
@@ -268,15 +268,15 @@ class Session:
             why = "batches are accepted in revision 2025-03-26 only: send one message on each line"
             self._reject(Rejection(INVALID_REQUEST, why), sink)
         else:
-            rest = deque(decoded.messages)
-            size //= len(rest)
+            left = deque(decoded.messages)
+            size //= len(left)
             try:
-                while rest:
-                    await self._handle(rest.popleft(), size, sink, batched=True)
+                while left:
+                    await self._handle(left.popleft(), size, sink, batched=True)
                     # A batch may have thousands of messages.
                     await trio.lowlevel.checkpoint()
             except trio.Cancelled:
-                for each in rest:
+                for each in left:
                     if isinstance(each, Request):
                         self._reject(refused_while_stopping(each.id), sink, batched=True)
                 raise
@@ -313,7 +313,7 @@ class Session:
             state = self._kernel.state(self.connection_id)
         return msgspec.structs.replace(
             state,
-            in_flight=self.in_flight.unanswered(),
+            in_flight=self.in_flight.awaited_ids(),
             listens=self.in_flight.listens(),
             subscriptions=dict(self.subscriptions),
             unread=early + unread,

@@ -23,7 +23,7 @@ from redstreamd.admission.turns import ACCOUNT, turns
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.connection_events import MemoryExceeded, RequestFailed
 from redstreamd.mcpio.jsonrpc import RequestId
-from redstreamd.mcpio.kernels import DirectPath, Kernels
+from redstreamd.mcpio.kernels import Kernels, TakeCall
 from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.session import Session, Task
 from redstreamd.policy import Principal
@@ -199,7 +199,7 @@ class HttpSession:
     def end(self) -> None:
         """Begin to end it: requests in flight are cut short, and answered with an error."""
         self.is_ended = True
-        self.session.in_flight.cut_off(unanswered=False)
+        self.session.in_flight.cut_off(drop=False)
 
     async def aclose(self) -> None:
         """Let go of all that it holds, once its tasks have ended; shielded from cancellation."""
@@ -211,7 +211,7 @@ class HttpSession:
                 scope.cancel()
             while self._tasks:
                 await self._sessions.task_ended.park()
-            session.in_flight.cut_off(unanswered=True)
+            session.in_flight.cut_off(drop=True)
             await session.aclose()
         self.log.close()
         self.share.close()
@@ -297,7 +297,7 @@ class HttpSessions:
     def __init__(
         self,
         kernels: Kernels,
-        direct_path: DirectPath | None,
+        direct_path: TakeCall | None,
         surroundings: Surroundings,
         ticker: EventTicker,
     ) -> None:

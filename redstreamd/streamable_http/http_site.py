@@ -15,7 +15,7 @@ import msgspec
 from redstreamd.admission.accounts import Account
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.early_kernels import REVISIONS as HANDSHAKE_REVISIONS
-from redstreamd.mcpio.kernels import DirectPath, Kernels
+from redstreamd.mcpio.kernels import Kernels, TakeCall
 from redstreamd.policy import Principal
 from redstreamd.streamable_http.event_streams import EventTicker, Fields
 from redstreamd.streamable_http.http_messages import (
@@ -88,7 +88,7 @@ class HttpSite:
         self,
         surroundings: Surroundings,
         kernels: Kernels,
-        direct_path: DirectPath | None,
+        direct_path: TakeCall | None,
         access: Access,
         *,
         path: str = "/mcp",

@@ -22,7 +22,7 @@ from redstreamd.mcpio import jsonrpc, plain_calls
 from redstreamd.mcpio.connection_events import MemoryExceeded
 from redstreamd.mcpio.connection_state import Era
 from redstreamd.mcpio.jsonrpc import INVALID_REQUEST, NOT_NOW, Notification, Rejection, Request, RequestId
-from redstreamd.mcpio.kernels import DirectPath, Kernels
+from redstreamd.mcpio.kernels import Kernels, TakeCall
 from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.mcpio.session import LONG_MESSAGE, Session, Task
@@ -55,7 +55,7 @@ class _Caller:
         self,
         around: Surroundings,
         kernels: Kernels,
-        direct_path: DirectPath | None,
+        direct_path: TakeCall | None,
         client: Client,
         principal: Principal,
         draining: LateEvent,
@@ -84,7 +84,7 @@ class _Caller:
 
     def drop(self) -> None:
         """Cancel what is in flight: the client has gone."""
-        self.session.in_flight.cut_off(unanswered=True)
+        self.session.in_flight.cut_off(drop=True)
 
     def close(self) -> None:
         """Let go of all."""
@@ -158,7 +158,7 @@ class McpEndpoint:
         self,
         surroundings: Surroundings,
         kernels: Kernels,
-        direct_path: DirectPath | None,
+        direct_path: TakeCall | None,
         ticker: EventTicker,
         client: Client,
         draining: LateEvent,

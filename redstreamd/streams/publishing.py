@@ -104,7 +104,7 @@ class Publisher:
         #: Entries added through this process so far.
         self.added = 0
         # Made once, not for each call.
-        self._read_one: Final = self._added_one
+        self._read_one: Final = self._id_of_one
 
     def reconfigure(
         self, *, idempotency_window_seconds: float, max_groups: int, quarantine: QuarantineSettings
@@ -187,7 +187,7 @@ class Publisher:
                 limits=self._bounds,
                 **operands,
             )
-        return self._added(stream, reply, idempotency_key, confirmation)
+        return self._read_added(stream, reply, idempotency_key, confirmation)
 
     def plan_add(
         self,
@@ -210,7 +210,7 @@ class Publisher:
         is_plain = idempotency_key is None and max_length is max_age_seconds is None and not waits
         if len(entries) == 1 and is_plain:
             write = self._xadd(stream, entries[0], stamp)
-            return Plan(write, stream, self._read_one, conversions=(_one_added,))
+            return Plan(write, stream, self._read_one, conversions=(_as_added,))
         script, operands = self._call(
             stream,
             entries,
@@ -225,7 +225,7 @@ class Publisher:
         return Plan(
             script.call(operands),
             stream,
-            lambda reply: self._added(stream, script.read(reply), idempotency_key),
+            lambda reply: self._read_added(stream, script.read(reply), idempotency_key),
             retry_safe=idempotency_key is not None,
         )
 
@@ -308,13 +308,13 @@ class Publisher:
             **self._groups.operands(stream, self._max_groups),
         }
 
-    def _added_one(self, entry_id: bytes) -> bytes:
+    def _id_of_one(self, entry_id: bytes) -> bytes:
         if type(entry_id) is not bytes:
             raise TypeError("an entry has an ID")
         self.added += 1
         return entry_id
 
-    def _added(
+    def _read_added(
         self, stream: str, reply: Any, idempotency_key: str | None, confirmation: Confirmation | None = None
     ) -> Added:
         """Read the reply of the script."""
@@ -362,7 +362,7 @@ class Publisher:
         return bool(found == 2)
 
 
-def _one_added(entry_id: bytes) -> Added:
+def _as_added(entry_id: bytes) -> Added:
     return Added([entry_id.decode()], duplicate=False)
 
 

@@ -181,7 +181,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         account: That of the connection it came through; None if it came through none.
         progress: Sends progress notifications.
         has_ended: Whether `end` was called.
-        told: Its group and action, once its arguments were dropped.
+        group_and_action: What `CallEnded` has of them, once its arguments were dropped.
     """
 
     rules: Rules[BusT]
@@ -195,7 +195,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
     account: Account | None = None
     progress: Progress = no_progress
     has_ended: bool = False
-    told: tuple[str | None, str | None] | None = None
+    group_and_action: tuple[str | None, str | None] | None = None
 
     @property
     def held_lease(self) -> Lease:
@@ -205,7 +205,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         return self.lease
 
     @property
-    def seconds(self) -> float:
+    def limit_seconds(self) -> float:
         """How many seconds `run` may take, including the time that the call asked to wait."""
         asked: float | None = getattr(self.arguments, "timeout_seconds", 0.0)
         return self.rules.timeout_seconds + (self.rules.default_wait_seconds if asked is None else asked)
@@ -237,12 +237,12 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         """What lets pass the streams that the caller may read; None for all."""
         return self.rules.policy.readable(self.principal)
 
-    def refusal(self, error: BaseException) -> BusError:
+    def error_to_answer(self, error: BaseException) -> BusError:
         """Return the error to answer with, see `as_bus_error`; with the hints that the caller may have."""
-        refusal = as_bus_error(self.tool, error)
+        shown = as_bus_error(self.tool, error)
         if self.rules.hidden is not None:
-            refusal = refusal.without(self.rules.hidden[self.principal])
-        return refusal.with_hint(self.rules.policy.known(self.principal)) if refusal.similar else refusal
+            shown = shown.without(self.rules.hidden[self.principal])
+        return shown.with_hint(self.rules.policy.known(self.principal)) if shown.similar else shown
 
     def admit(self) -> Deferral | None:
         """Ask whether the call may run now: None if it may, else its place in a queue."""
@@ -261,7 +261,7 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
 
         If cancelled, the handler is cancelled, and whether it had an effect is not known.
         """
-        seconds = self.seconds
+        seconds = self.limit_seconds
         with trio.move_on_after(seconds):
             # Not before: plans are made where nothing sends progress.
             self.progress = progress
@@ -285,13 +285,13 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         # It may be a bound method of this very object, which would be a cycle.
         self.progress = no_progress
         rules = self.rules
-        tell = rules.on_ended
-        if tell is not None:
+        on_ended = rules.on_ended
+        if on_ended is not None:
             tool, needs = self.tool, self.needs
             effects, arguments = tool.effects, self.arguments
             group = action = None
-            if self.told is not None:
-                group, action = self.told
+            if self.group_and_action is not None:
+                group, action = self.group_and_action
             elif self.lease is not None or effects.given(arguments) != effects.usual:
                 group, action = effects.of_call(arguments, self.lease)
             ended = CallEnded(
@@ -310,15 +310,15 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
             if rules.untold and action is None and outcome == OK:
                 rules.untold.append(ended)
             else:
-                tell(ended)
+                on_ended(ended)
 
     def drop_arguments(self) -> None:
         """Let go of the arguments, which may be large, while the call waits."""
         effects, arguments = self.tool.effects, self.arguments
         if self.lease is None and effects.given(arguments) == effects.usual:
-            self.told = (None, None)
+            self.group_and_action = (None, None)
         else:
-            self.told = effects.of_call(arguments, self.lease)
+            self.group_and_action = effects.of_call(arguments, self.lease)
         self.arguments = None
 
     async def carry_out(
@@ -345,11 +345,11 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
             result = success(await self.run(progress, go_on))
             outcome, size = OK, result.size
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not end the connection
-            refusal = self.refusal(error)
-            result = failure(refusal)
-            outcome, size = str(refusal.code), result.size
+            shown = self.error_to_answer(error)
+            result = failure(shown)
+            outcome, size = str(shown.code), result.size
             # Its traceback has this frame, so they would be a cycle.
-            del refusal
+            del shown
         except BaseExceptionGroup as group:
             # A cancelled nursery in which something else failed, too: nobody gets the answer, but a defect
             # is logged.

@@ -69,15 +69,15 @@ class Result(msgspec.Struct, frozen=True):
             return self.own_text
         return (self.body or b"").decode()
 
-    def plain(self) -> dict[str, Any]:
-        """Return the result as plain JSON values, for a client that gets values instead of bytes."""
+    def as_values(self) -> dict[str, Any]:
+        """Return the result as JSON values, for a client that gets values instead of bytes."""
         answer: dict[str, Any] = {"content": [{"type": "text", "text": self.text}]}
         if (body := self.body) is not None:
             answer["structuredContent"] = json.loads(body)
         return {**answer, "isError": self.is_error}
 
     def members(self) -> dict[str, Any]:
-        """Return the result as `plain` does, with its content as JSON that an encoder of msgspec copies."""
+        """Return the result as `as_values` does, with its content as JSON that msgspec copies."""
         text = _encode(self.text)
         answer: dict[str, Any] = {"content": msgspec.Raw(b'[{"type":"text","text":%b}]' % text)}
         if (body := self.body) is not None:

@@ -197,8 +197,8 @@ class Toolbox(Generic[BusT]):
         try:
             return self._offers.to(principal).get(name)
         except UnknownToolError as unknown:
-            if name in self._offered and (tell := self.rules.on_ended) is not None:
-                tell(CallEnded(principal, name, (), 0.0, str(Code.PERMISSION_DENIED), 0, account=account))
+            if name in self._offered and (on_ended := self.rules.on_ended) is not None:
+                on_ended(CallEnded(principal, name, (), 0.0, str(Code.PERMISSION_DENIED), 0, account=account))
             raise UnknownToolError(name, unknown.nearest, self._offers.explain(unknown, principal)) from None
 
     def prepare(self, name: str) -> Prepared | None:
@@ -328,7 +328,7 @@ class Toolbox(Generic[BusT]):
         if self.hidden is not None:
             error = error.without(self.hidden[call.principal])
         # It did nothing to a group, and nothing that is audited as done.
-        call.told = None, None
+        call.group_and_action = None, None
         call.end(str(error.code), 0 if self.rules.on_ended is None else failure(error).size)
         try:
             raise error

@@ -26,7 +26,7 @@ from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server_info import NAME, TITLE
 from redstreamd.mcpio.exchange import Exchange, Sink
 from redstreamd.mcpio.jsonrpc import RequestId
-from redstreamd.mcpio.kernels import DirectPath as TakesCalls
+from redstreamd.mcpio.kernels import TakeCall
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.policy import Principal
 from redstreamd.redisio import Role
@@ -219,7 +219,7 @@ class Ways:
 
 @asynccontextmanager
 async def both_ways(
-    server: Server, make_path: Callable[[Surface], TakesCalls | None] = lambda _: None
+    server: Server, make_path: Callable[[Surface], TakeCall | None] = lambda _: None
 ) -> AsyncIterator[Ways]:
     async with AsyncExitStack() as stack:
         # A mutated line may ask for no time to wait.

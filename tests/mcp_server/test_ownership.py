@@ -285,7 +285,7 @@ async def test_a_worker_publishes_a_reply_only_where_it_may(bus: Bus, server: Se
     policy = Policy([Rule.parse("bob may consume on *"), Rule.parse("ann may publish on *")])
     toolbox = toolbox_over(bus, REGISTRY, [Profile.WORKER], policy=policy)
     done = {"lease": taken["lease"], "reply": {"a": 1}}
-    result = (await toolbox.call(toolbox.find("work_done", BOB), done, BOB, no_progress)).plain()
+    result = (await toolbox.call(toolbox.find("work_done", BOB), done, BOB, no_progress)).as_values()
     assert result["structuredContent"]["code"] == "PERMISSION_DENIED"
     # The worker did not choose the stream, and cannot use another one.
     assert "work_done without reply" in result["structuredContent"]["next_step"]

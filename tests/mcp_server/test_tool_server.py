@@ -364,7 +364,7 @@ async def test_a_bus_error_out_of_a_handlers_nursery_is_told_as_such() -> None:
             nursery.start_soon(trio.sleep_forever)
 
     toolbox, defined = toolbox_for(nested)
-    answer = (await toolbox.call(defined, None, AGENT, no_progress)).plain()
+    answer = (await toolbox.call(defined, None, AGENT, no_progress)).as_values()
     assert answer["isError"] is True
     assert answer["structuredContent"]["code"] == "TIMEOUT"
 
@@ -399,7 +399,7 @@ async def test_a_call_has_a_bound_besides_what_it_asks_to_wait() -> None:
 
     defined = tool(title="T", profile=Profile.WORKER, **READING)(stalls)
     toolbox = Toolbox(Registry([defined]), [Profile.WORKER], Bus(), timeout_seconds=0.05)
-    answer = (await toolbox.call(defined, {}, AGENT, no_progress)).plain()
+    answer = (await toolbox.call(defined, {}, AGENT, no_progress)).as_values()
     assert answer["isError"]
     assert answer["structuredContent"]["code"] == "TIMEOUT"
     assert "tools.call_timeout_seconds" in answer["structuredContent"]["cause"]

@@ -157,7 +157,7 @@ async def test_a_session_that_ends_answers_what_was_in_flight(era: str) -> None:
         client.session.draining.set()
         late = await client.call("sleep", 3, name="3")
         assert [each["error"]["code"] for each in late.messages] == [-32000]
-        assert client.session.in_flight.cut_off(unanswered=False) == 2
+        assert client.session.in_flight.cut_off(drop=False) == 2
         await client.session.in_flight.wait_empty()
         for request_id, sink in enumerate(sinks, 1):
             (answer,) = sink.messages

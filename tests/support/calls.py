@@ -27,7 +27,7 @@ async def answer(bus: Bus, tool: str, principal: Principal = ME, **arguments: An
     """Call a tool and return the whole answer; its structured content fits the output schema."""
     toolbox = _toolbox(bus)
     found = toolbox.find(tool, principal)
-    whole = (await toolbox.call(found, arguments, principal, no_progress)).plain()
+    whole = (await toolbox.call(found, arguments, principal, no_progress)).as_values()
     # The other cause of this code is a server that lacks a command.
     if "failed unexpectedly" in whole.get("structuredContent", {}).get("message", ""):
         raise AssertionError(f"{tool} failed unexpectedly; its traceback is in the log")

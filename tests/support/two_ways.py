@@ -19,7 +19,7 @@ from redstreamd.mcp_server.server import build_server
 from redstreamd.mcp_server.server_info import NAME, TITLE
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import Event
-from redstreamd.mcpio.kernels import DirectPath as TakesCalls
+from redstreamd.mcpio.kernels import TakeCall
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.policy import Policy, Principal
@@ -166,7 +166,7 @@ async def running_way(
     direct: bool,
     revision: str = MODERN,
     greets: bool = True,
-    path: TakesCalls | None = None,
+    path: TakeCall | None = None,
     limits: Limits | None = None,
     principal: Principal = ME,
     peer: Peer | None = None,

@@ -151,7 +151,7 @@ async def test_a_stream_that_a_handler_learns_of_is_a_question_of_its_own(record
     assert not (await toolbox.call(act, arguments, ME, no_progress)).is_error
     assert recorder.asked[-1] == ("me", "elsewhere", Permission.MANAGE)
     recorder.denied = {("elsewhere", Permission.MANAGE)}
-    assert (await toolbox.call(act, arguments, ME, no_progress)).plain()["structuredContent"]["code"] == (
+    assert (await toolbox.call(act, arguments, ME, no_progress)).as_values()["structuredContent"]["code"] == (
         "PERMISSION_DENIED"
     )
 
@@ -252,7 +252,7 @@ async def test_a_call_that_ends_well_is_told_with_those_before_it_unless_it_is_a
 
     def end(outcome: str) -> None:
         invocation = toolbox.begin(act, {"stream": "s"}, ME)
-        invocation.told = None, "act" if is_audited else None
+        invocation.group_and_action = None, "act" if is_audited else None
         invocation.end(outcome)
 
     # The first says that there is something to tell at the end of the pass.
@@ -328,9 +328,9 @@ async def test_calls_of_the_domain_can_be_deferred(bus: Bus, recorder: Recorder)
     taken = await toolbox.call(
         toolbox.find("work_take", ME), {"stream": "s", "group": "g", "consumer": "c"}, ME, no_progress
     )
-    lease = taken.plain()["structuredContent"]["lease"]
+    lease = taken.as_values()["structuredContent"]["lease"]
     done = await toolbox.call(toolbox.find("work_done", ME), {"lease": lease}, ME, no_progress)
-    assert done.plain()["structuredContent"]["already_done"] == []
+    assert done.as_values()["structuredContent"]["already_done"] == []
     assert len(recorder.deferrals) == 3
     assert [(event.tool, event.streams) for event in recorder.ended] == [
         ("stream_add", ("s",)),

@@ -50,7 +50,7 @@ def asking(bus: Bus, *rules: str) -> Ask:
 
     async def ask(principal: Principal, tool: str, **arguments: Any) -> dict[str, Any]:
         result = await toolbox.call(toolbox.find(tool, principal), arguments, principal, no_progress)
-        content: dict[str, Any] = result.plain().get("structuredContent", {})
+        content: dict[str, Any] = result.as_values().get("structuredContent", {})
         # Of the stream's name, as long as there is no such stream.
         content.pop("warning", None)
         return content

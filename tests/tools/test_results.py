@@ -53,7 +53,7 @@ HEALTH = Health([Code.TIMEOUT], (Group("a", None),), {"b": Group("b", 0, 1.5)}, 
 
 
 def test_an_answer_is_structured_content_and_the_same_as_compact_json_text() -> None:
-    answer = success(HEALTH).plain()
+    answer = success(HEALTH).as_values()
     assert answer["isError"] is False
     assert answer["structuredContent"] == {
         "code_names": ["TIMEOUT"],
@@ -69,18 +69,18 @@ def test_an_answer_is_structured_content_and_the_same_as_compact_json_text() -> 
 
 
 def test_an_answer_that_is_no_object_is_text_alone() -> None:
-    assert success([Group("a", 1)]).plain() == {
+    assert success([Group("a", 1)]).as_values() == {
         "content": [{"type": "text", "text": '[{"name":"a","lag":1}]'}],
         "isError": False,
     }
-    assert success("plain").plain() == {"content": [{"type": "text", "text": "plain"}], "isError": False}
+    assert success("plain").as_values() == {"content": [{"type": "text", "text": "plain"}], "isError": False}
 
 
 @given(json_objects() | json_values())
 def test_all_forms_of_an_answer_are_the_same_json(value: Any) -> None:
     for answer in (success(value), failure(BusError(Code.INTERNAL, "é", cause='"', next_step="\\"))):
         assert msgspec.json.encode(answer.members()) == answer.opened + b"}"
-        assert json.loads(answer.opened + b"}") == answer.plain()
+        assert json.loads(answer.opened + b"}") == answer.as_values()
 
 
 @given(st.from_regex("[0-9]{1,20}-[0-9]{1,20}", fullmatch=True), st.text("%bs<>{}"))
@@ -98,7 +98,7 @@ def test_a_result_is_not_encoded_again() -> None:
 
 
 def test_a_mapping_is_structured_as_it_is() -> None:
-    assert success({"success": True, "note": None}).plain()["structuredContent"] == {
+    assert success({"success": True, "note": None}).as_values()["structuredContent"] == {
         "success": True,
         "note": None,
     }
@@ -106,7 +106,7 @@ def test_a_mapping_is_structured_as_it_is() -> None:
 
 def test_a_failure_has_its_four_parts_and_one_readable_paragraph() -> None:
     error = BusError(Code.LEASE_LOST, "the lease ran out", cause="It ended at noon.", next_step="Take again")
-    assert failure(error).plain() == {
+    assert failure(error).as_values() == {
         "content": [
             {
                 "type": "text",
@@ -171,10 +171,10 @@ def test_the_schema_of_an_answer_inlines_classes_and_leaves_out_null_and_default
 def test_the_schema_accepts_answers_and_failures_and_says_what_type_a_member_has() -> None:
     Draft202012Validator.check_schema(result_schema(Report))
     accepts = Draft202012Validator(result_schema(Report)).is_valid
-    answer = success(REPORT).plain()["structuredContent"]
+    answer = success(REPORT).as_values()["structuredContent"]
     assert accepts(answer)
     assert accepts(
-        failure(BusError(Code.INTERNAL, "a", cause="b", next_step="c")).plain()["structuredContent"]
+        failure(BusError(Code.INTERNAL, "a", cause="b", next_step="c")).as_values()["structuredContent"]
     )
     for member in answer:
         assert not accepts({**answer, member: None})
