@@ -142,7 +142,8 @@ class Rules(msgspec.Struct, Generic[BusT], frozen=True):
     Attributes:
         bus: The domain, for handlers.
         policy: Says what a principal may do to a stream.
-        admit: Says whether a call may run now; None: every call may.
+        admit: Says whether a call may run now; None: every call may. So it is in the daemon: who is next is
+            decided before a call is read (`admission/turns.py`), and a rate by `check_rate`.
         on_ended: Is told of calls that ended, but for what is appended to `untold`; None: nobody is.
         untold: Calls that ended, and that its owner (`EndedCalls`) tells at the end of the pass. While there
             are some, one that ended well and is not audited is appended, and `on_ended` is not called.
