@@ -124,7 +124,7 @@ class Views:
         return error.with_hint(self.policy.known(self._principal)) if error.similar else error
 
     async def streams(self) -> dict[str, Any]:
-        """Return the first streams by name, and whether there are more."""
+        """Return the first streams by name, and whether there are more, also if none of the first is seen."""
         lines, cursor, more = await self.bus.lister.page(
             "*", cursor=None, count=MAX_LISTED, readable=self.readable
         )

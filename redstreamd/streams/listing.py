@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -37,11 +38,15 @@ MAX_SCANS_AT_ONCE = 2
 FEW_KEYS, FRESH_SECONDS, PAGING_SECONDS = 2_000, 2.0, 30.0
 #: Streams that are asked for in one script: 0.4 ms of the server.
 ASKED_AT_ONCE = 25
-#: Streams that may not be accessed and follow each other, after which a page ends.
-MAX_PASSED = 2_000
+#: Streams that one call asks for, listed or not. Each that may not be accessed is a command of its own.
+MAX_ASKED = 2_000
 #: Listings kept, for different patterns; together they have no more names than one scan may find.
 MAX_KEPT = 8
-
+#: Cursors of which it is remembered where they stand.
+_MAX_PLACES = 256
+#: A cursor beyond names that were passed: the last listed name, and how many were passed after it. No
+#: listed name looks so: it would be one of a companion key.
+_BEYOND = re.compile(r"(.*):rs:call:([0-9]{1,6})", re.DOTALL)
 
 #: All nodes, each with its incarnation: others as soon as another process may be one of the servers.
 Servers = tuple[tuple[Node, int], ...]
@@ -57,6 +62,27 @@ class StreamSummary(msgspec.Struct, frozen=True):
     now: int
 
 
+class _Place(msgspec.Struct, frozen=True):
+    """A place in a listing.
+
+    Attributes:
+        listed: The last name that was listed; None if there was none.
+        passed: How many names after that were passed.
+        at: The last name that was passed or listed; None for the beginning.
+    """
+
+    listed: str | None
+    passed: int
+    at: str | None
+
+    def after(self, names: Sequence[str], lines: Sequence[StreamSummary]) -> _Place:
+        """Return the place after further names, of which the last one of all `lines` may be one."""
+        last = lines[-1].stream if lines else None
+        if last in names:
+            return _Place(last, len(names) - 1 - names.index(last), names[-1])
+        return _Place(self.listed, self.passed + len(names), names[-1])
+
+
 class Lister:
     """Lists streams and reads where they end."""
 
@@ -69,6 +95,8 @@ class Lister:
         self._kept: dict[str, Listing] = {}
         # What is listed to some callers, with the listing that it is a part of; the oldest first.
         self._filtered: dict[tuple[str, StreamFilter], tuple[Listing, Listing]] = {}
+        # The names at which cursors beyond others stand, which they do not tell; the oldest first.
+        self._places: dict[tuple[str, StreamFilter | None, str], str] = {}
         # Of which servers what is kept was listed.
         self._servers: Servers = ()
         self._slots = trio.Semaphore(MAX_SCANS_AT_ONCE)
@@ -139,36 +167,71 @@ class Lister:
 
         Args:
             pattern: As for SCAN (https://redis.io/docs/latest/commands/scan/).
-            cursor: The last name of the page before.
+            cursor: The cursor that the page before returned, or a name: the page begins behind it.
             count: The most streams to return.
             readable: As for `names`.
 
         Returns:
             The page, the cursor of the next one, and whether there is more. Companion keys of
-            redstreamd are left out, and streams that our user of Redis may not access: the cursor is none of
-            these either, so that what follows the last stream of the page is looked at again for the next.
+            redstreamd are left out, and streams that our user of Redis may not access, which the cursor does
+            not name either. So that a call asks for at most `MAX_ASKED` streams, a page may be short or empty
+            although there is more.
 
         Raises:
-            BusError: TOO_LARGE, as `names`; PERMISSION_DENIED if too many streams follow each other that our
-                user may not access.
+            BusError: TOO_LARGE, as `names`.
         """
         listing = await self.names(pattern, goes_on=cursor is not None, readable=readable)
+        place = self._place(listing, pattern, readable, cursor)
         lines: list[StreamSummary] = []
-        names, passed, some = listing.after(cursor, count + 1), 0, count
-        while names:
+        asked, some = 0, count
+        while True:
+            names = listing.after(place.at, some + 1)
             chosen = names[:some]
-            summaries = await self._ends(chosen)
-            listed = [summary for name in chosen if (summary := summaries.get(name)) is not None]
+            unknown = [name for name in chosen if name not in listing.denied]
+            if len(unknown) > MAX_ASKED - asked:
+                chosen = chosen[: chosen.index(unknown[MAX_ASKED - asked])]
+                unknown = unknown[: MAX_ASKED - asked]
+            ends = await self._ends(unknown)
+            listing.denied.update(name for name in unknown if name not in ends)
+            asked += len(unknown)
+            found = [summary for name in chosen if (summary := ends.get(name)) is not None]
             room, is_last = count - len(lines), len(names) == len(chosen)
-            lines += listed[:room]
-            passed = 0 if listed else passed + len(chosen) - len(summaries)
-            if len(lines) == count or is_last or (lines and passed >= MAX_PASSED):
-                return lines, lines[-1].stream if lines else (cursor or ""), not is_last or len(listed) > room
-            if passed >= MAX_PASSED:
-                raise _none_is_accessible(passed)
-            some = max(count, ASKED_AT_ONCE)
-            names = listing.after(chosen[-1], some + 1)
-        return [], cursor or "", False
+            lines += found[:room]
+            if is_last or len(lines) == count:
+                has_more = not is_last or len(found) > room
+                return lines, lines[-1].stream if lines else (cursor or ""), has_more
+            place = place.after(chosen, lines)
+            if asked >= MAX_ASKED:
+                return lines, self._cursor(place, pattern, readable), True
+            # Those that are known to be denied cost Redis nothing, and others have their turn between them.
+            some = max(count, ASKED_AT_ONCE) if unknown else SCANNED_AT_ONCE
+            await trio.lowlevel.checkpoint()
+
+    def _place(
+        self, listing: Listing, pattern: str, readable: StreamFilter | None, cursor: str | None
+    ) -> _Place:
+        """Return where a cursor stands."""
+        beyond = _BEYOND.fullmatch(cursor or "")
+        if beyond is None:
+            return _Place(cursor, 0, cursor)
+        listed, passed = beyond[1] or None, int(beyond[2])
+        at = self._places.get((pattern, readable, beyond[0]))
+        if at is None:
+            # Given by another process, or long ago.
+            at = next(reversed(listing.after(listed, passed)), listed)
+        return _Place(listed, passed, at)
+
+    def _cursor(self, place: _Place, pattern: str, readable: StreamFilter | None) -> str:
+        """Return the cursor that stands at a place, which is remembered: streams come and go."""
+        if not place.passed or place.at is None:
+            return place.listed or ""
+        cursor = f"{place.listed or ''}:rs:call:{place.passed}"
+        key = (pattern, readable, cursor)
+        self._places.pop(key, None)
+        if len(self._places) >= _MAX_PLACES:
+            del self._places[next(iter(self._places))]
+        self._places[key] = place.at
+        return cursor
 
     async def names(
         self, pattern: str, *, goes_on: bool = False, readable: StreamFilter | None = None
@@ -279,12 +342,3 @@ class Lister:
             del self._kept[next(iter(self._kept))]
         if len(self._kept) > MAX_KEPT:
             del self._kept[next(iter(self._kept))]
-
-
-def _none_is_accessible(passed: int) -> BusError:
-    return BusError(
-        Code.PERMISSION_DENIED,
-        "Too many streams follow each other that Redis does not let redstreamd access.",
-        cause=f"In the order of names these are {passed}, and others may follow.",
-        next_step="Give a pattern of those that it may access.",
-    )

@@ -27,6 +27,7 @@ class Listing(msgspec.Struct, frozen=True):
         json_bytes: The size of their JSON texts together.
         version: A digest of all names; equal for equal listings.
         taken_at: When it was taken, in trio's time.
+        denied: Those that Redis was found not to let its user access; the parts of a listing share them.
     """
 
     blocks: list[list[str]]
@@ -34,6 +35,7 @@ class Listing(msgspec.Struct, frozen=True):
     json_bytes: int
     version: str
     taken_at: float
+    denied: set[str] = msgspec.field(default_factory=set)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names in their order."""
@@ -108,7 +110,8 @@ async def filtered_listing(
         turn: Awaited between two parts of the work.
     """
     blocks = ([name for name in block if passes(name)] for block in listing.blocks)
-    return await _listing(blocks, listing.taken_at, turn)
+    part = await _listing(blocks, listing.taken_at, turn)
+    return msgspec.structs.replace(part, denied=listing.denied)
 
 
 async def _listing(

@@ -59,7 +59,10 @@ class StreamList:
     hints=reading("It asks for keys, lengths and groups."),
 )
 async def stream_list(call: Call[Bus], args: StreamListArguments) -> StreamList:
-    """List streams by name with their length, number of consumer groups and the age of the last entry."""
+    """List streams by name with their length, number of consumer groups and the age of the last entry.
+
+    A page may be short or empty while has_more is true: go on with next_cursor.
+    """
     page, cursor, more = await call.bus.lister.page(
         args.pattern, cursor=args.cursor, count=args.count, readable=call.readable
     )
