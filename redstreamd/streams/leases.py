@@ -60,7 +60,7 @@ class Outcome(enum.StrEnum):
     DEAD_LETTERED = "dead"
     ALREADY = "already"  #: Settled before: it is not pending any more, or this attempt delayed it.
     LOST = "lost"  #: Another attempt owns it.
-    GONE = "gone"  #: Another program took it out of the group, and nobody is known to have finished it.
+    GONE = "gone"  #: It is not pending any more, and whether somebody finished it is not known.
 
 
 _OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
@@ -166,8 +166,8 @@ class Leases:
     ) -> Plan[Settled]:
         """Plan to end or renew a lease for all of its entries, or for some.
 
-        Idempotent: what is settled is `ALREADY`, what another attempt owns is `LOST`, what another program
-        took out of the group is `GONE` (for as long as the lease would have run), and none of it is changed.
+        Idempotent: what is settled is `ALREADY`, what another attempt owns is `LOST`, what left the group and
+        may be unfinished is `GONE` (for as long as the lease would have run), and none of it is changed.
         A RETRY is dead-lettered after as many deliveries as the group allows, or the lease if that allows
         more.
 

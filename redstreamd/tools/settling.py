@@ -27,7 +27,10 @@ from redstreamd.tools.results import Result, ResultForm
 _SHORTENED = "lease_seconds is less than was left: {count} of these entries come due earlier than before."
 
 AlreadyDone = Annotated[
-    list[str], Meta(description="Settled before: finished, dead-lettered, or given back by this lease.")
+    list[str],
+    Meta(
+        description="Settled before, as far as Redis tells: no longer pending, or given back by this lease."
+    ),
 ]
 
 
@@ -84,8 +87,8 @@ class WorkDone:
     lost: Annotated[
         list[str],
         Meta(
-            description="Another attempt owns these now, or another program took them out of the group; "
-            "leave them alone."
+            description="Another attempt owns these now; or they are no longer pending, and whether "
+            "somebody finished them is not known. Leave them alone."
         ),
     ]
     reply: (
@@ -343,10 +346,10 @@ def _refuse_if_all_lost(settled: Settled) -> None:
         raise BusError(
             Code.LEASE_LOST,
             f"Nothing was changed: {', '.join(lost[:10])} are not pending any more.",
-            cause=f"Another program removed consumer {settled.lease.consumer!r} from the group, made the "
-            "group anew, or set it back. Nobody is known to have finished them.",
-            next_step="Call work_take; if the group does not deliver them again and they have to be done, "
-            "add them anew.",
+            cause=f"Consumer {settled.lease.consumer!r} is no longer in the group, or the group was made "
+            "anew or set back. Whether somebody finished them is not known.",
+            next_step="Call work_take: the group may deliver them again. If it does not, find out whether "
+            "they were done before you add them anew.",
         )
     raise BusError(
         Code.LEASE_LOST,

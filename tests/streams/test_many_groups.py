@@ -15,7 +15,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.settings import LimitsSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
-from redstreamd.streams.leases import Action
+from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.plans import run_plan
 from redstreamd.streams.takes import Take
 from tests.support.buses import ON_REDIS
@@ -79,12 +79,24 @@ async def _take_and_delete(bus: Bus) -> None:
     await run_plan(bus.redis, bus.work.plan_settle(lease, Action.DONE, delete=True))
 
 
+async def _settle_what_another_acknowledged(bus: Bus) -> None:
+    """Settle entries whose due times are left, so that Redis is asked what became of them."""
+    for action in (Action.DONE, Action.EXTEND):
+        work = await bus.work.take(_take(), ME)
+        assert work.lease is not None
+        lease = bus.work.read_lease(work.lease, ME)
+        assert await bus.redis.execute("XACK", "s", "g1", *lease.attempts, key="s", retry_safe=False) == 1
+        settled = await run_plan(bus.redis, bus.work.plan_settle(lease, action))
+        assert settled.all_are(Outcome.ALREADY)
+
+
 _CALLS: dict[str, Callable[[Bus], Awaitable[object]]] = {
     "add": lambda bus: bus.publisher.add("s", [{"a": 1}, {"a": 2}], Stamp(), idempotency_key=None),
     "add and trim by length": lambda bus: bus.publisher.add("s", [{"a": 1}], Stamp(), max_length=3),
     "add and trim by age": lambda bus: bus.publisher.add("s", [{"a": 1}], Stamp(), max_age_seconds=0.001),
     "take": lambda bus: bus.work.take(_take(), ME),
     "take and delete": _take_and_delete,
+    "settle what another acknowledged": _settle_what_another_acknowledged,
     "pending": lambda bus: run_plan(bus.redis, bus.pending.plan_page("s", "g1", ME)),
     "describe": lambda bus: bus.streams.info("s"),
     "position": lambda bus: bus.lister.position("s"),

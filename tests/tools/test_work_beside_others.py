@@ -34,6 +34,11 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, str, str, str, str]]] = {
     "deletes it": (("XDEL {s} {id}",), ("done", "done", "extended", "retried", "already_done")),
     "trims the stream": (("XTRIM {s} MAXLEN 0",), ("done", "done", "extended", "retried", "already_done")),
     "removes the consumer": (("XGROUP DELCONSUMER {s} g c",), ("LEASE_LOST",) * 5),
+    # It was finished, but nothing tells that from an entry that was lost with its consumer.
+    "acknowledges it and removes the consumer, which has nothing pending": (
+        ("XACK {s} g {id}", "XGROUP DELCONSUMER {s} g c"),
+        ("LEASE_LOST",) * 5,
+    ),
     # Nothing tells this from an acknowledgement.
     "removes the consumer and makes it anew": (
         ("XGROUP DELCONSUMER {s} g c", "XGROUP CREATECONSUMER {s} g c"),
@@ -96,6 +101,48 @@ async def test_what_is_said_after_another_program(bus: Bus, server: Server, did:
         if said == "LEASE_LOST":
             assert told[1] == said
             assert ids[1] in answers[0]["structuredContent"]["message"]
+            if "DELCONSUMER" in "".join(commands):
+                assert "is not known" in answers[0]["structuredContent"]["cause"]
+
+
+async def test_what_was_handed_over_and_acknowledged_then_is_not_said_to_be_unfinished(
+    bus: Bus, server: Server
+) -> None:
+    """The consumer was removed with group_manage: no other program took the entry out of the group."""
+    group = {"stream": "s", "group": "g"}
+    for tool, arguments in TOOLS.items():
+        await call(bus, "stream_add", stream="s", entries=[{"n": 1}])
+        taken = await call(bus, "work_take", **group, consumer="c", count=1)
+        (entry_id,) = [entry["id"] for entry in taken["entries"]]
+        await call(
+            bus,
+            "group_manage",
+            **group,
+            action="remove_consumer",
+            consumer="c",
+            pending="hand_over",
+            to_consumer="heir",
+            dry_run=False,
+        )
+        assert server.command("XACK", "s", "g", entry_id) == 1
+        lost = await answer(bus, tool.partition(" ")[0], **arguments, lease=taken["lease"])
+        told = lost["structuredContent"]
+        assert (tool, told["code"], "is not known" in told["cause"]) == (tool, "LEASE_LOST", True)
+        assert "nother program" not in told["message"] + told["cause"] + told["next_step"]
+
+
+@pytest.mark.parametrize("consumers", [100, 300])
+async def test_what_was_removed_with_its_consumer_is_told_where_there_are_not_too_many_to_be_asked(
+    bus: Bus, server: Server, consumers: int
+) -> None:
+    group = {"stream": "s", "group": "g"}
+    await call(bus, "stream_add", stream="s", entries=[{"n": 1}])
+    taken = await call(bus, "work_take", **group, consumer="c", count=1)
+    server.commands(*[("XGROUP", "CREATECONSUMER", "s", "g", f"other {n}") for n in range(consumers)])
+    server.command("XGROUP", "DELCONSUMER", "s", "g", "c")
+    done = await answer(bus, "work_done", lease=taken["lease"])
+    said = said_of(done["structuredContent"], taken["entries"][0]["id"])
+    assert said == ("LEASE_LOST" if consumers < 256 else "already_done")
 
 
 def said_of(content: dict[str, Any], entry_id: str) -> str:
