@@ -76,6 +76,8 @@ async def test_a_new_stream_is_in_the_listing_when_the_kept_one_is_too_old(
     monkeypatch.setattr(listing, "FRESH_SECONDS", 1_000.0)
     monkeypatch.setattr(listing, "PAGING_SECONDS", 1_000.0)
     await _make(server, 1_000)
+    # Connected: what was listed before is of another server, and not kept.
+    await bus.lister.position("team:00:s0")
     before = (await bus.lister.names("*")).total
     server.command("XADD", "a new one", "1-1", "a", "b")
     assert (await bus.lister.names("*")).total == before
