@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 import trio
 
+from redstreamd.presentation.daemon_health import DaemonHealth
+from redstreamd.presentation.views import Views
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
@@ -142,3 +145,16 @@ async def test_streams_that_go_meanwhile_make_a_page_skip_none(
         assert ([line.stream for line in lines], more) == (["003:open", "004:open"], True)
         server.command("DEL", *[name for name in NAMES[5:40] if name.endswith("secret")])
         assert (await _paged(bus, cursor=cursor))[0] == ["040:open", "090:open"]
+
+
+@ON_REDIS
+async def test_the_resource_of_the_first_streams_is_answered_where_these_may_not_be_accessed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MAX_ASKED", 30)
+    for name in NAMES[5:]:
+        server.command("XADD", name, "*", "f", "v")
+    async with fenced_bus(server) as bus:
+        shown = await Views(bus, cast("DaemonHealth", None)).streams()
+        assert (shown["streams"], shown["has_more"]) == ([], True)
+        assert (await _paged(bus, cursor=shown["next_cursor"]))[0] == ["040:open", "090:open"]
