@@ -9,7 +9,7 @@ import trio
 
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import Kind, companion_key
-from tests.support.calls import answer, call
+from tests.support.calls import ME, answer, call
 from tests.support.servers import Server
 
 TOOLS: dict[str, dict[str, Any]] = {
@@ -132,6 +132,25 @@ async def test_what_was_handed_over_and_acknowledged_then_is_not_said_to_be_unfi
         told = lost["structuredContent"]
         assert (tool, told["code"], "is not known" in told["cause"]) == (tool, "LEASE_LOST", True)
         assert "nother program" not in told["message"] + told["cause"] + told["next_step"]
+
+
+@pytest.mark.parametrize(("later_ms", "said"), [(0, "done"), (5, "LEASE_LOST")])
+async def test_a_delivery_of_the_same_millisecond_by_a_group_made_anew_is_not_told_from_the_lease(
+    bus: Bus, server: Server, later_ms: int, said: str
+) -> None:
+    """Redis keeps the time of a delivery in milliseconds, and the group counts deliveries from 1 again."""
+    (entry_id,) = (await call(bus, "stream_add", stream="s", entries=[{"n": 1}]))["ids"]
+    taken = await call(bus, "work_take", stream="s", group="g", consumer="c", count=1)
+    taken_at = bus.work.read_lease(taken["lease"], ME).taken_at
+    # Redis takes no time of the future.
+    await trio.sleep(0.05)
+    server.command("XGROUP", "DESTROY", "s", "g")
+    server.command("XGROUP", "CREATE", "s", "g", "0")
+    server.command("XREADGROUP", "GROUP", "g", "c", "COUNT", 9, "STREAMS", "s", ">")
+    delivered_at = ("TIME", taken_at + later_ms, "RETRYCOUNT", 1)
+    server.command("XCLAIM", "s", "g", "c", 0, entry_id, *delivered_at, "JUSTID")
+    done = await answer(bus, "work_done", lease=taken["lease"])
+    assert said_of(done["structuredContent"], entry_id) == said
 
 
 @pytest.mark.parametrize("consumers", [100, 300])
