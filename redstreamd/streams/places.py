@@ -297,21 +297,22 @@ class Place:
 
     def _end(self, look: Look) -> None:
         self._is_looking = False
-        sleepers = self._sleepers
+        # Before anybody is told, who may come again at once and have it look anew.
+        sleepers, armed_by = self._sleepers, self._armed_by
         is_found = look.result is ReadResult.FOUND
         if is_found:
             looks = self._looks
             sleepers.tell([each for each in sleepers.members if each.since <= looks], look.found)
         if look.end is not None:
             (name,) = self.keys
-            self._places.hub.note_end(name, self._armed_by[0], look.end)
+            self._places.hub.note_end(name, armed_by[0], look.end)
         if is_found:
             self._close_if_empty()
             if sleepers:
                 # They came after it was sent.
                 self._look()
             return
-        self._nothing_since = self._armed_by if look.result is ReadResult.EMPTY else ()
+        self._nothing_since = armed_by if look.result is ReadResult.EMPTY else ()
         self._end_empty(look.position)
         if sleepers and not self._is_looking and look.result is ReadResult.MORE:
             self._look()
