@@ -13,6 +13,7 @@ from typing import Final
 import trio
 from redis.backoff import AbstractBackoff, EqualJitterBackoff
 
+from redstreamd.errors.remedies import sentences
 from redstreamd.redisio import Role, connect_errors
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.pipeline import Pipeline
@@ -192,9 +193,10 @@ class ReconnectingConnection:
     def unavailable(self, problem: Problem | None = None) -> RedisUnavailable:
         """Return the error for a command that could not be sent, because of `problem` or what is known."""
         known = self._operators_problem() or problem or self._problem or connect_errors.STILL_CONNECTING
-        return RedisUnavailable(
-            f"{self._target.name} is not available", cause=known.cause, next_step=known.next_step
-        )
+        step = known.next_step
+        if known.kind is ProblemKind.SETTINGS:
+            step = sentences(step, f"Changes in Redis are noticed within {SETTINGS_RETRY:g} s.")
+        return RedisUnavailable(f"{self._target.name} is not available", cause=known.cause, next_step=step)
 
     def status(self) -> RoleStatus:
         """Return a snapshot."""

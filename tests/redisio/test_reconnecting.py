@@ -181,8 +181,9 @@ async def test_settings_failures_are_retried_every_thirty_seconds_and_named_at_o
     role = bench.reconnecting()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(role.run)
-        with pytest.raises(RedisUnavailable, match="WRONGPASS"):
+        with pytest.raises(RedisUnavailable, match="WRONGPASS") as refused:
             await role.wait_open()
+        assert refused.value.next_step == "correct it. Changes in Redis are noticed within 30 s."
         assert trio.current_time() == bench.attempts[0]
         await role.wait_connected()
         nursery.cancel_scope.cancel()
