@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 from mcp import Client
 
 from redstreamd.errors.defects import Defect, on_defect
-from redstreamd.errors.remedies import ENVIRONMENT_FILE, note_places
+from redstreamd.errors.remedies import ENVIRONMENT_FILE, SETTINGS_FILE, note_files, note_sources
 from redstreamd.streams.bus import Bus
 from tests.support import measured
 from tests.support.buses import running_bus
@@ -150,7 +150,8 @@ def defects() -> Iterator[list[Defect]]:
 def places() -> Iterator[None]:
     """Texts name the usual places of settings, whatever a command of the test before has read."""
     yield
-    note_places(None, ENVIRONMENT_FILE, {}, frozenset())
+    note_files(SETTINGS_FILE, ENVIRONMENT_FILE)
+    note_sources({}, frozenset())
 
 
 @pytest.fixture

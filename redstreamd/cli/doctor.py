@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from redstreamd.cli.options import add_settings_options, load_from
+from redstreamd.cli.options import add_settings_options, load_from, own_files, settings_file
 from redstreamd.cli.terminal import print_lines
 
 if TYPE_CHECKING:
@@ -65,12 +65,15 @@ def _results(arguments: argparse.Namespace, service: Service | None) -> list[Che
 
     from redstreamd.daemon.settings_checks import check_settings
     from redstreamd.doctor import run_checks
+    from redstreamd.errors.remedies import THE_ENVIRONMENT, note_files
 
     def checked(loaded: Loaded) -> list[CheckResult]:
+        loaded.note_sources()
         unused = check_settings(loaded)
         return trio.run(partial(run_checks, loaded, without_effect=unused, service=service))
 
     if service is None:
+        note_files(*own_files(arguments.config))
         return checked(load_from(arguments))
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     add_settings_options(parser)
@@ -82,8 +85,14 @@ def _results(arguments: argparse.Namespace, service: Service | None) -> list[Che
         embedded=arguments.embedded or given.embedded,
     )
     own = {name: value for name, value in os.environ.items() if name.startswith(("REDIS_", "REDSTREAMD_"))}
-    file = next(map(str, service.environment_files), None)
-    return checked(load_from(merged, {**service.environ, **own}, file))
+    environ = {**service.environ, **own}
+    note_files(
+        settings_file(merged.config, environ.get("CREDENTIALS_DIRECTORY"), service.credential_files()),
+        # The last one overrides the others.
+        str(next(reversed(service.environment_files), THE_ENVIRONMENT)),
+        {**service.variable_files, **dict.fromkeys(own, THE_ENVIRONMENT)},
+    )
+    return checked(load_from(merged, environ))
 
 
 def _as_json(checks: Sequence[CheckResult]) -> list[str]:

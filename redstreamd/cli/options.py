@@ -11,6 +11,8 @@ from redstreamd.cli.terminal import print_error
 from redstreamd.client.discovery import Access
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from redstreamd.settings import Loaded
 
 
@@ -77,61 +79,74 @@ def access_from(arguments: argparse.Namespace) -> Access:
     )
 
 
-def load_from(
-    arguments: argparse.Namespace,
-    environ: Mapping[str, str] = os.environ,
-    variables: str | None = None,
-) -> Loaded:
-    """Load the settings that the options and the other sources give, and let all texts name these sources.
+def load_from(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Loaded:
+    """Load the settings that the options and the other sources give.
 
     Args:
         arguments: Of the command line.
         environ: The environment.
-        variables: The file where the service whose settings they are gets its secrets from; None for that of
-            this process, if it is a service.
 
     Raises:
         SettingsError: A setting is not valid.
     """
-    from pathlib import Path
+    from redstreamd.settings import load
 
-    from redstreamd.errors.remedies import note_places
-    from redstreamd.settings import Precedence, load
-
-    # Absolute, since who reads the texts is elsewhere.
-    config = None if arguments.config is None else Path(arguments.config).absolute()
-    loaded = load(
-        config=config,
+    return load(
+        config=_absolute(arguments.config),
         assignments=arguments.set,
         listen=arguments.listen,
         embedded=arguments.embedded,
         environ=environ,
     )
-    note_places(
-        None if config is None else str(config),
-        variables or environment_file(arguments.config),
-        {key: source.given_by for key, source in loaded.sources.items() if source.given_by},
-        frozenset(key for key, source in loaded.sources.items() if source.precedence is Precedence.FILE),
-    )
-    return loaded
 
 
-def environment_file(config: str | None) -> str | None:
-    """Return the file that the unit which runs this process reads variables from; None if no unit does.
+def _absolute(config: str | None) -> Path | None:
+    """Return the path of --config, absolute, since who reads the texts that name it is elsewhere."""
+    from pathlib import Path
+
+    return None if config is None else Path(config).absolute()
+
+
+def settings_file(config: str | None, directory: str | None, credentials: Mapping[str, str]) -> str:
+    """Return the settings file that is edited; a credential is a copy that cannot be.
+
+    Args:
+        config: The value of --config.
+        directory: That of the credentials; None if there are none.
+        credentials: Name of a credential to its file.
+    """
+    from redstreamd.errors.remedies import SETTINGS_FILE
+
+    path = _absolute(config)
+    if path is None:
+        return SETTINGS_FILE
+    if not directory or str(path.parent) != directory:
+        return str(path)
+    return credentials.get(path.name, f"the credential {path.name} of the service")
+
+
+def own_files(config: str | None) -> tuple[str, str]:
+    """Return the settings file of this process and where its variables are set, as the shipped units have it.
 
     Args:
         config: The value of --config.
     """
-    if os.environ.get("SYSTEMD_EXEC_PID") != str(os.getpid()):
-        return None
-    from pathlib import Path
+    from redstreamd.errors.remedies import ENVIRONMENT_FILE, SETTINGS_FILE, THE_ENVIRONMENT
 
-    from redstreamd.errors.remedies import ENVIRONMENT_FILE
-
-    # Only the service of one user has this variable. Its file lies beside the settings.
-    if config is None or "XDG_RUNTIME_DIR" not in os.environ:
-        return ENVIRONMENT_FILE
-    return str(Path(config).with_name("environment"))
+    usual, environment = SETTINGS_FILE, ENVIRONMENT_FILE
+    # Only the service of one user has this variable.
+    if "XDG_RUNTIME_DIR" in os.environ:
+        own = os.environ.get("XDG_CONFIG_HOME") or f"{os.environ.get('HOME', '')}/.config"
+        usual, environment = (own + path.removeprefix("/etc") for path in (usual, environment))
+    is_service = os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+    return (
+        settings_file(
+            config,
+            os.environ.get("CREDENTIALS_DIRECTORY"),
+            {os.path.basename(usual): usual},  # noqa: PTH119
+        ),
+        environment if is_service else THE_ENVIRONMENT,
+    )
 
 
 def with_settings(
@@ -146,9 +161,13 @@ def with_settings(
         on_failure: Called with the reason, for clients that do not see stderr.
     """
     from redstreamd.errors import NotNowError, SettingsError
+    from redstreamd.errors.remedies import note_files
 
     try:
-        return use(load_from(arguments))
+        note_files(*own_files(arguments.config))
+        loaded = load_from(arguments)
+        loaded.note_sources()
+        return use(loaded)
     except SettingsError as invalid:
         print_error(str(invalid))
         reason, temporary, status = str(invalid), False, os.EX_CONFIG

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from redstreamd.cli.options import add_settings_options, environment_file, load_from, with_settings
+from redstreamd.cli.options import add_settings_options, load_from, own_files, with_settings
 from redstreamd.cli.terminal import print_error
 from redstreamd.errors import NotNowError, SettingsError
-from redstreamd.errors.remedies import ENVIRONMENT_FILE, SETTINGS_FILE
+from redstreamd.errors.remedies import ENVIRONMENT_FILE, THE_ENVIRONMENT
 from redstreamd.startup.start_without_collector import collect_nothing
 from redstreamd.startup.unavailable import answer_clients, inherited_listeners
 
@@ -148,9 +148,10 @@ def _settings_paths(arguments: argparse.Namespace) -> list[str]:
     again.
     """
     systemd = ["/run/systemd", f"{os.environ.get('XDG_RUNTIME_DIR', '/run')}/systemd"]
+    settings, variables = own_files(arguments.config)
     return [
-        arguments.config or SETTINGS_FILE,
-        environment_file(arguments.config) or ENVIRONMENT_FILE,
+        settings,
+        ENVIRONMENT_FILE if variables == THE_ENVIRONMENT else variables,
         *dict.fromkeys(systemd),
     ]
 

@@ -118,7 +118,7 @@ class Reloader:
         except (SettingsError, OSError) as invalid:
             self._refuse(str(invalid))
         else:
-            await self._take(loaded.settings, ring, findings)
+            await self._take(loaded, ring, findings)
         # Not if it is cancelled: then the daemon stops, and has said so.
         self._notifier.ready(self._status())
 
@@ -135,10 +135,12 @@ class Reloader:
         self._statistics = msgspec.structs.replace(before, refused=before.refused + 1, refusal=reason)
         self._report(ReloadRefused(reason))
 
-    async def _take(self, read: Settings, ring: KeyRing, findings: tuple[str, ...]) -> None:
+    async def _take(self, loaded: Loaded, ring: KeyRing, findings: tuple[str, ...]) -> None:
+        read = loaded.settings
         settings = in_force(self._settings, read)
         changed = tuple(differences(self._settings, settings))
         restart = tuple(differences(settings, read))
+        loaded.note_sources()
         if apply(self._running, frozenset(changed), settings, ring) and KEYS not in changed:
             changed += (KEYS,)
         self._settings = settings

@@ -47,9 +47,10 @@ class Service:
         manager: The systemctl command, with the option that selects the manager.
         properties: Properties of the unit: name -> values.
         environ: Its environment, which may hold secrets.
-        environment_files: The environment files of the unit.
+        environment_files: The environment files of the unit, in its order. They need not exist yet.
         arguments: The command line after ``serve``.
         credentials: The credentials of the unit.
+        variable_files: Variable to the environment file that gives it.
     """
 
     manager: tuple[str, ...]
@@ -58,6 +59,7 @@ class Service:
     environment_files: Sequence[Path]
     arguments: Sequence[str]
     credentials: Sequence[Credential]
+    variable_files: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def is_of_system(self) -> bool:
@@ -82,6 +84,11 @@ class Service:
             for each in self.credentials
             if each.source is not None and each.name not in given and _file_of(each) is None
         ]
+
+    def credential_files(self) -> dict[str, str]:
+        """Return the files that credentials are read from, by the names of these."""
+        files = {each.name: _file_of(each) or each.source for each in self.credentials}
+        return {name: str(file) for name, file in files.items() if file is not None and file.is_absolute()}
 
     @contextlib.contextmanager
     def readable_credentials(self) -> Iterator[Service]:
@@ -158,9 +165,12 @@ async def find_service(
     for shown_line in properties.get("Environment", ()):
         variables |= unit_text.environment_of(shown_line)
     files = [Path(name) for line in properties.get("EnvironmentFiles", ()) for name in _matching(line)]
+    variable_files: dict[str, str] = {}
     for file in files:
         with contextlib.suppress(OSError):
-            variables |= unit_text.environment_file(file.read_text("utf-8", "replace"))
+            given = unit_text.environment_file(file.read_text("utf-8", "replace"))
+            variables |= given
+            variable_files |= dict.fromkeys(given, str(file))
     state = properties.get("StateDirectory", [""])[-1].split()
     if state:
         variables["STATE_DIRECTORY"] = f"{_state_base(environ, state[0])}/{state[0]}"
@@ -172,12 +182,19 @@ async def find_service(
         files,
         command[command.index("serve") + 1 :] if "serve" in command else [],
         unit_text.credentials(text or ""),
+        variable_files,
     )
 
 
 def _matching(line: str) -> list[str]:
-    """Return the files of one value of ``EnvironmentFiles``, ``PATTERN (ignore_errors=yes)``."""
-    return sorted(glob.glob(line.rpartition(" (")[0]))  # noqa: PTH207 - the pattern is absolute
+    """Return the files of one value of ``EnvironmentFiles``, ``PATTERN (ignore_errors=yes)``.
+
+    A pattern that is a name is returned also if there is no such file: it can be made.
+    """
+    pattern = line.rpartition(" (")[0]
+    if not glob.has_magic(pattern):
+        return [pattern]
+    return sorted(glob.glob(pattern))  # noqa: PTH207 - the pattern is absolute
 
 
 def _state_base(environ: Mapping[str, str], name: str) -> str:

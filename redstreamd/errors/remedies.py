@@ -1,7 +1,7 @@
 """Texts for errors and log records that name what to change, and where.
 
-Owns where the settings of this process are set: its settings file, and what gives each that is set
-elsewhere. Noted once, when they have been read; until then the places are those of the installed service.
+Owns where the settings in force are set: the settings file, the file of the variables, and what gives each
+that is set elsewhere. Until that is noted, the places are those of the installed service.
 So no text that names a setting is made while modules are imported (`tests/errors/test_remedies.py`).
 """
 
@@ -16,6 +16,9 @@ SETTINGS_FILE: Final = "/etc/redstreamd/redstreamd.toml"
 
 #: For secrets; all users of the host may read the settings file.
 ENVIRONMENT_FILE: Final = "/etc/redstreamd/environment"
+
+#: Where variables are set if nothing reads a file of them.
+THE_ENVIRONMENT: Final = "the environment"
 
 #: Settings with a usual variable that is shorter than REDSTREAMD_REDIS_...
 VARIABLES: Final = {
@@ -40,40 +43,41 @@ PASSWORDS: Final = {
 
 
 class _Places:
-    """Where the settings of this process are set.
-
-    Attributes:
-        file: The settings file.
-        environment: Where variables with secrets are set.
-        given_by: Dotted key to a variable or an option, for each setting that one of these gives.
-        in_file: The dotted keys that the file gives.
-    """
+    """Where the settings in force are set; see `note_files` and `note_sources`."""
 
     def __init__(self) -> None:
         self.file = SETTINGS_FILE
         self.environment = ENVIRONMENT_FILE
+        self.variables: Mapping[str, str] = {}
         self.given_by: Mapping[str, str] = {}
-        self.in_file: frozenset[str] = frozenset()
+        self.with_value: frozenset[str] = frozenset()
 
 
 _places = _Places()
 
 
-def note_places(
-    file: str | None, environment: str | None, given_by: Mapping[str, str], in_file: frozenset[str]
-) -> None:
-    """Note where the settings of this process are set.
+def note_files(file: str, environment: str, variables: Mapping[str, str] | None = None) -> None:
+    """Note which files are edited to change settings; they stay the same while a process runs.
 
     Args:
-        file: The absolute path of the settings file; None for the usual one.
-        environment: The file of variables with secrets; None if nobody reads one.
-        given_by: Dotted key to the variable or the option that gives it, such as ``--embedded``.
-        in_file: The dotted keys that the file gives.
+        file: The settings file.
+        environment: Where variables are set that nothing sets yet: a file, or `THE_ENVIRONMENT`.
+        variables: Variable to where it is set, for those that are set elsewhere.
     """
-    _places.file = SETTINGS_FILE if file is None else file
-    _places.environment = "the environment" if environment is None else environment
+    _places.file = file
+    _places.environment = environment
+    _places.variables = variables or {}
+
+
+def note_sources(given_by: Mapping[str, str], with_value: frozenset[str]) -> None:
+    """Note what gives the settings that are put into force.
+
+    Args:
+        given_by: Dotted key to the variable or the option that gives it, such as ``--embedded``.
+        with_value: The dotted keys that a source gives a value.
+    """
     _places.given_by = given_by
-    _places.in_file = in_file
+    _places.with_value = with_value
 
 
 def settings_file() -> str:
@@ -108,15 +112,17 @@ def password(key: str = "redis.password") -> str:
     Args:
         key: Its dotted key.
     """
-    variable, by = PASSWORDS[key], _places.given_by.get(key)
+    by = _places.given_by.get(key)
     file = f"{key}_file"
-    if file in _places.given_by or file in _places.in_file:
+    if file in _places.with_value:
         return f"the password in the file of {setting(file)}"
-    if key in _places.in_file:
+    if by is None and key in _places.with_value:
         return setting(key)
-    if by is not None and not by.endswith(variable):
+    # Ours, which begins with REDSTREAMD_, takes precedence over the usual one.
+    variable = PASSWORDS[key] if by is None else by.rpartition(" ")[2]
+    if not variable.endswith(PASSWORDS[key]):
         return f"the password (given by {by})"
-    return f"{variable} in {_places.environment}"
+    return f"{variable} in {_places.variables.get(variable, _places.environment)}"
 
 
 def unit_setting(*names: str) -> str:

@@ -16,6 +16,7 @@ from cattrs.errors import AttributeValidationNote, ClassValidationError, Forbidd
 from redstreamd.addresses import default_paths
 from redstreamd.addresses.address_syntax import MASK
 from redstreamd.errors import SettingsError
+from redstreamd.errors.remedies import note_sources
 from redstreamd.settings.definitions import DEFINITIONS, GROUPS, shown
 from redstreamd.settings.description import as_toml
 from redstreamd.settings.http_checks import check_http, check_http_protected
@@ -62,6 +63,17 @@ class Loaded:
     def value(self, key: str) -> Any:
         """Return the value of a dotted key."""
         return _value(self.settings, key)
+
+    def note_sources(self) -> None:
+        """Let all texts name these sources: the settings are put into force."""
+        note_sources(
+            {key: source.given_by for key, source in self.sources.items() if source.given_by},
+            frozenset(
+                key
+                for key, source in self.sources.items()
+                if source.precedence is not Precedence.DEFAULT and self.value(key) is not None
+            ),
+        )
 
     def shown(self, key: str) -> Any:
         """Return the value of a dotted key for printing, secrets masked."""

@@ -113,6 +113,21 @@ def test_settings_that_are_not_valid_change_nothing_and_say_what_check_config_sa
         assert run.daemon.call("stream_list")["isError"] is False
 
 
+def test_texts_name_the_places_of_the_settings_in_force(redis: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(start_redis("--requirepass", "right"))
+        address = f'[redis]\npath = "{server.path}"\n'
+        # An empty variable counts as not set: a URL would end the password in the file.
+        run = stack.enter_context(reloading(server, address, REDIS_URL=""))
+
+        def step() -> str:
+            return str(run.daemon.call("stream_list")["structuredContent"]["next_step"])
+
+        wait_until(lambda: "Set REDIS_PASSWORD in the environment" in step())
+        run.reload(f'{address}password = "wrong"\n')
+        wait_until(lambda: f"Correct redis.password in {run.file}" in step())
+
+
 @pytest.mark.parametrize("era", ["handshake", "modern"])
 async def test_another_profile_is_offered_and_clients_that_listed_are_told(redis: Server, era: Any) -> None:
     with reloading(redis, OBSERVER) as run:

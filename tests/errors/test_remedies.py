@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from redstreamd.cli.options import add_settings_options, load_from
+from redstreamd.cli import serve
+from redstreamd.cli.options import add_settings_options, load_from, own_files
 from redstreamd.errors import remedies
 from redstreamd.settings import Loaded, describe
 from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
@@ -161,6 +162,26 @@ def test_settings_that_are_given_by_several_are_named_apart(tmp_path: Path) -> N
                 "(REDIS_PASSWORD_FILE in the environment)"
             ),
         ),
+        # Of a password and its file the later is in force.
+        ("password_file = '/run/secret'", {"REDIS_PASSWORD": "x"}, "REDIS_PASSWORD in the environment"),
+        (
+            "password_file = '/run/secret'",
+            {"REDIS_URL": "redis://:x@a"},
+            "the password (given by environment variable REDIS_URL)",
+        ),
+        (
+            "password = 'x'",
+            {"REDIS_PASSWORD_FILE": "/run/secret"},
+            (
+                "the password in the file of redis.password_file "
+                "(given by environment variable REDIS_PASSWORD_FILE)"
+            ),
+        ),
+        (
+            "",
+            {"REDIS_PASSWORD": "x", "REDSTREAMD_REDIS_PASSWORD": "y"},
+            "REDSTREAMD_REDIS_PASSWORD in the environment",
+        ),
     ],
 )
 def test_a_password_is_named_where_it_is(
@@ -172,20 +193,83 @@ def test_a_password_is_named_where_it_is(
     assert remedies.password() == text.format(file=settings)
 
 
-def test_a_service_gets_its_secrets_from_the_file_of_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_that_ends_the_file_of_a_password_is_not_where_it_is() -> None:
+    read(("--config", "/dev/null", "--set", "redis.password_file="), {"REDIS_PASSWORD": "x"})
+    assert remedies.password() == "REDIS_PASSWORD in the environment"
+    read(("--config", "/dev/null", "--set", "redis.password_file="), {})
+    assert remedies.password() == "REDIS_PASSWORD in the environment"
+
+
+def test_a_service_gets_its_secrets_from_the_file_of_its_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     read((), {})
     assert remedies.password() == "REDIS_PASSWORD in /etc/redstreamd/environment"
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
     read(("--config", "/dev/null"), {})
-    assert remedies.password() == "REDIS_PASSWORD in /dev/environment"
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/a")
+    # As in the unit, wherever the settings are.
+    for options in (), ("--config", "/dev/null"):
+        read(options, {})
+        assert remedies.password() == "REDIS_PASSWORD in /home/a/.config/redstreamd/environment"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    read((), {})
+    assert remedies.password() == f"REDIS_PASSWORD in {tmp_path}/redstreamd/environment"
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "place"),
+    [
+        ("redstreamd.toml", {}, "/etc/redstreamd/redstreamd.toml"),
+        (
+            "redstreamd.toml",
+            {"XDG_RUNTIME_DIR": "/run/user/1", "XDG_CONFIG_HOME": "/c"},
+            "/c/redstreamd/redstreamd.toml",
+        ),
+        ("mine", {}, "the credential mine of the service"),
+    ],
+)
+def test_a_credential_is_named_by_what_can_be_edited(
+    name: str, variables: dict[str, str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file in the directory of credentials is a copy that nobody may write to."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    for variable, value in {"CREDENTIALS_DIRECTORY": str(tmp_path), **variables}.items():
+        monkeypatch.setenv(variable, value)
+    (tmp_path / name).write_text("[redis]\npassword = 'x'\n", "utf-8")
+    read(("--config", f"{tmp_path}/{name}"), {})
+    assert remedies.setting(LIMIT) == f"{LIMIT} in {place}"
+    assert remedies.password() == f"redis.password in {place}"
+    assert remedies.settings_file() == place
+    # A daemon that cannot start waits until that is corrected.
+    watched = serve._settings_paths(argparse.Namespace(config=f"{tmp_path}/{name}"))
+    assert watched[0] == place
+
+
+def test_settings_that_are_only_read_change_no_text(tmp_path: Path) -> None:
+    """A reload reads them in a thread, and may refuse them then."""
+    read(("--config", "/dev/null"), {"REDIS_PASSWORD": "x"})
+    (tmp_path / "new.toml").write_text("[redis]\npassword_file = '/run/secret'\n", "utf-8")
+    parser = argparse.ArgumentParser()
+    add_settings_options(parser)
+    loaded = load_from(parser.parse_args(["--config", str(tmp_path / "new.toml")]), {"HOME": "/"})
+    assert remedies.password() == "REDIS_PASSWORD in the environment"
+    loaded.note_sources()
+    assert "the file of redis.password_file" in remedies.password()
 
 
 def read(options: tuple[str, ...], environ: dict[str, str]) -> Loaded:
+    """Read settings and put them into force, as a command does."""
     parser = argparse.ArgumentParser()
     add_settings_options(parser)
-    return load_from(parser.parse_args(options), {"HOME": "/", **environ})
+    arguments = parser.parse_args(options)
+    remedies.note_files(*own_files(arguments.config))
+    loaded = load_from(arguments, {"HOME": "/", **environ})
+    loaded.note_sources()
+    return loaded
 
 
 @pytest.mark.parametrize(
