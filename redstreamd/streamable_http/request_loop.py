@@ -508,8 +508,8 @@ class RequestLoop:
             self._end(Ending.ANSWERED)
         else:
             self._deadlines.wait_for(Waits.NEXT, self._limits.idle_seconds)
-            if self._is_receiving and self._parser.has_more:
-                # The next request is here already.
+            if self._is_receiving and (self._parser.has_more or self._parser.is_begun):
+                # The next request is here already, or its beginning, whose rest has to come in time.
                 self._deadlines.look_again()
 
     # Memory

@@ -628,6 +628,46 @@ async def test_a_request_that_comes_too_slowly_is_answered_with_408(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("answers", ["at once", "with events"])
+@pytest.mark.parametrize("comes", ["with the request", "after it"])
+async def test_a_head_that_began_during_a_response_has_its_time_from_the_end_of_that(
+    pair: Pair, answers: str, comes: str
+) -> None:
+    beginning = request("/next")[:-5]
+    await pair.ask()
+    together = comes == "with the request"
+    await pair.send(request("/later") + (beginning if together else b""))
+    served = await pair.until_served(2)
+    if answers == "with events":
+        served.responder.begin_events()
+    if not together:
+        await pair.send(beginning)
+    await trio.sleep(3600)
+    began = trio.current_time()
+    if answers == "with events":
+        served.responder.end_events()
+    else:
+        served.responder.answer(Answer(200, b"later"))
+    assert (await pair.response())[0].status_code == 200
+    head, body = await pair.response()
+    assert head.status_code == 408
+    assert "the head" in json.loads(body)["error"]["message"]
+    assert trio.current_time() - began == pytest.approx(pair.http_limits.head_seconds, abs=0.1)
+    assert (await pair.ended()).ending is Ending.SLOW
+
+
+async def test_a_head_that_has_begun_waits_until_the_response_before_it_is_read() -> None:
+    limits = Limits(unread_seconds=100.0)
+    async with connected(limits=limits) as pair:
+        await pair.send(request("/later") + request()[:20])
+        served = await pair.until_served()
+        served.responder.answer(Answer(200, b"x" * 4 * MIB))
+        await trio.sleep(3 * pair.http_limits.head_seconds)
+        assert len((await pair.response())[1]) == 4 * MIB
+        await pair.send(request()[20:])
+        assert (await pair.response())[0].status_code == 200
+
+
 async def _until_broken(sending: Any, pair: Pair) -> None:
     with contextlib.suppress(trio.BrokenResourceError):
         await sending(pair)
