@@ -50,7 +50,8 @@ class Reader:
     """What reads from one descriptor; made by `Readers.open`.
 
     Attributes:
-        account: On whose behalf.
+        account: On whose behalf. Invariant: it changes only while the task does not sleep, or within `Take`:
+            then the reader has no place among those who wait.
         task: Sleeps in `receive`; None if none does.
     """
 
@@ -69,7 +70,7 @@ class Reader:
     def __init__(self, readers: Readers, descriptor: int, account: Account, take: Take) -> None:
         """Made by `Readers.open`."""
         self.descriptor: Final = descriptor
-        self.account: Final = account
+        self.account = account
         self._readers = readers
         self._take = take
         self._place: Final = (self, 0.0)

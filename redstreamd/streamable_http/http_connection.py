@@ -69,7 +69,7 @@ class HttpConnection:
 
     def __init__(
         self,
-        stream: trio.abc.Stream,
+        stream: trio.SocketStream,
         site: Site,
         surroundings: Surroundings,
         *,

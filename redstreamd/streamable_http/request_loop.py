@@ -2,14 +2,14 @@
 
 A plain request costs neither a task nor a cancel scope: whoever answers writes. A socket is read by
 `parked_readers`, without waking the connection's task: `RequestLoop.take` serves what waits for nothing but
-its turn, and leaves the rest to the task, which waits and goes on with it. What has no descriptor (TLS) is
-received by the task itself. While a response is in progress the client is read from only to notice that it
-disconnects.
+its turn, and leaves the rest to the task, which waits and goes on with it. While a response is in progress
+the client is read from only to notice that it disconnects.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
@@ -26,7 +26,6 @@ from redstreamd.mcpio.lifecycle import Lifecycle, Phase
 from redstreamd.mcpio.outbox import UNREAD_BYTES, Outbox
 from redstreamd.mcpio.parked_readers import READ_BYTES, Left, Reader, readers
 from redstreamd.mcpio.session import LONG_MESSAGE
-from redstreamd.stream_io import Receive, descriptor, nonblocking_receiver, receiver
 from redstreamd.streamable_http.http_counts import HttpCounts
 from redstreamd.streamable_http.http_deadlines import Deadlines, Waits
 from redstreamd.streamable_http.http_limits import HttpLimits
@@ -41,8 +40,6 @@ from redstreamd.streamable_http.request_turns import take_turn
 MAX_AHEAD_BYTES: Final = 64 * 1024
 #: A body that is not wanted is read, so that the connection may go on, if it has so many bytes at most.
 MAX_SKIPPED_BYTES: Final = 64 * 1024
-# What it takes to receive as much as is read at once, and to keep it.
-_READ_SECONDS: Final = 0.0002
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _READING: Final = (Phase.OPEN, Phase.DRAINING)
 
@@ -73,10 +70,9 @@ class RequestLoop:
         "_outbox",
         "_parser",
         "_reader",
-        "_receive",
         "_share",
+        "_socket",
         "_start",
-        "_stream",
         "_was_refused",
         "_work",
         "_working",
@@ -90,7 +86,7 @@ class RequestLoop:
 
     def __init__(
         self,
-        stream: trio.abc.Stream,
+        stream: trio.SocketStream,
         parser: HttpParser,
         outbox: Outbox,
         *,
@@ -121,11 +117,10 @@ class RequestLoop:
         self.response: HttpResponder | None = None
         self.input_ended = LateEvent()
         self.why = ""
-        # One of the two reads, once `run` has begun.
-        self._receive: Receive | None = None
-        self._reader: Reader | None = None
-        self._handler: Handler | None = None
-        self._stream = stream
+        # There while `run` is.
+        self._reader: Reader
+        self._handler: Handler
+        self._socket = stream.socket
         self._parser = parser
         self._outbox = outbox
         self._lifecycle = lifecycle
@@ -152,21 +147,18 @@ class RequestLoop:
         """Serve requests until the connection is to end."""
         self._deadlines.wait_for(Waits.FIRST, self._limits.head_seconds)
         self._handler = handler
-        if isinstance(self._stream, trio.SocketStream):
-            self._read_for(self._account)
-        else:
-            self._receive = receiver(self._stream)
+        self._reader = readers().open(self._socket.fileno(), self._account, self.take)
         try:
-            await self._run(handler)
+            await self._run()
         finally:
-            if self._reader is not None:
-                self._reader.close()
+            self._reader.close()
+            del self._reader, self._handler
             self._drop_work()
 
-    async def _run(self, handler: Handler) -> None:
+    async def _run(self) -> None:
         while self._lifecycle.phase in _READING:
             with self._deadlines.scope() as scope:
-                await self._read(handler)
+                await self._read()
             work, self._work = self._work, None
             if work is not None:
                 # Not within the other scope, whose deadline may have passed long ago.
@@ -188,7 +180,7 @@ class RequestLoop:
     def detach(self) -> None:
         """Let go of the connection, which has ended."""
         self.response = None
-        del self._end, self._handler, self._reader
+        del self._end
 
     def hurry(self) -> None:
         """Look at the phase of the connection and at its end, which have changed."""
@@ -196,23 +188,20 @@ class RequestLoop:
             self._working.deadline = self._deadlines.end
         self._deadlines.look_again()
 
-    async def _read(self, handler: Handler) -> None:
+    async def _read(self) -> None:
         """Read and serve; return at the end, or when something has to be awaited first."""
         parser, lifecycle, outbox = self._parser, self._lifecycle, self._outbox
         while self._work is None:
             if self.response is not None:
                 await self._watch()
-            elif lifecycle.phase is not Phase.OPEN and not await self._may_go_on():
+            elif lifecycle.phase is not Phase.OPEN and not self._may_go_on():
                 return
             elif outbox.size > UNREAD_BYTES:
                 # It has to read before it gets more.
                 await outbox.wait_written()
             elif self._body is not None:
-                account = handler.account or self._account
-                await take_turn(account, len(self._body))
-                if self._reader is not None and _process(account) is not _process(self._reader.account):
-                    self._read_for(account)
-                self._work = self._serve(handler)
+                await take_turn(self._reader.account, len(self._body))
+                self._work = self._serve()
             elif self._was_refused:
                 self._was_refused = False
                 # A client may send thousands of requests at once that all are refused.
@@ -220,17 +209,11 @@ class RequestLoop:
             elif (parsed := parser.take()) is None:
                 await self._receive_more()
             else:
-                self._work = self._handle(handler, parsed)
+                self._work = self._handle(parsed)
                 # It may be large, and the next one may come in hours.
                 del parsed
 
     # Without the task
-
-    def _read_for(self, account: Account) -> None:
-        """Have the reader read on behalf of an account from now on."""
-        if self._reader is not None:
-            self._reader.close()
-        self._reader = readers().open(descriptor(self._stream)(), account, self.take)
 
     def take(self, data: bytes | None) -> Left:
         """Take what was received while the task waits for it, and serve what waits for nothing else.
@@ -238,20 +221,21 @@ class RequestLoop:
         Args:
             data: What was received, empty at the end; None: go on with what was left.
         """
-        parser, handler, reader = self._parser, self._handler, self._reader
-        if data == b"" or handler is None or reader is None:
+        if data == b"":
             return Left.FOR_TASK
+        parser = self._parser
         if data is not None:
             parser.feed(data)
             if self._held or parser.held >= STEP_BYTES:
                 self._count()
         # The task is not woken for what is served here.
         self._is_receiving = False
-        left = self._take(handler, _process(reader.account))
+        left = self._take(self._reader.account)
         self._is_receiving = left is not Left.FOR_TASK
         return left
 
-    def _take(self, handler: Handler, process: Account) -> Left:
+    def _take(self, account: Account) -> Left:
+        """Serve what waits for nothing, in the turn of an account."""
         parser = self._parser
         while True:
             if self.response is not None:
@@ -259,15 +243,15 @@ class RequestLoop:
             if self._lifecycle.phase is not Phase.OPEN or self._outbox.size > UNREAD_BYTES:
                 return Left.FOR_TASK
             if self._body is not None:
-                if not self._has_turn(handler.account or self._account, process, len(self._body)):
+                if not self._has_turn(account, len(self._body)):
                     return Left.FOR_TASK
-                self._work = self._serve(handler)
+                self._work = self._serve()
                 was_served = self.response is None
             elif (parsed := parser.take()) is None:
                 self._expect_more()
                 return Left.NOTHING
             else:
-                self._work = self._handle(handler, parsed)
+                self._work = self._handle(parsed)
                 # It may be large, and the next one may come in hours.
                 del parsed
                 was_served, self._was_refused = self._was_refused, False
@@ -277,11 +261,13 @@ class RequestLoop:
                 # A client may send thousands of requests at once that all are answered or refused at once.
                 return Left.MESSAGES
 
-    def _has_turn(self, account: Account, process: Account, size: int) -> bool:
-        """Return whether the turn of a process, in which its request was read, is enough to serve it."""
-        turn = turns()
+    def _has_turn(self, read_for: Account, size: int) -> bool:
+        """Return whether the turn in which a request was read, of an account, is enough to serve it."""
+        account, turn = self._reader.account, turns()
+        process = account.parent
         if (
-            _process(account) is not process
+            process is not read_for.parent
+            or process is None
             or size >= LONG_MESSAGE
             or process.queued >= MAX_QUEUED
             or process in turn.held_back
@@ -290,10 +276,10 @@ class RequestLoop:
         turn.work_for(account)
         return True
 
-    def _handle(self, handler: Handler, parsed: Parsed) -> Awaitable[None] | None:
+    def _handle(self, parsed: Parsed) -> Awaitable[None] | None:
         if isinstance(parsed, RequestStart):
             self._start = parsed
-            checked = handler.check(parsed.head)
+            checked = self._handler.check(parsed.head)
             if checked is None:
                 self._accept(parsed)
             elif isinstance(checked, Answer):
@@ -309,7 +295,7 @@ class RequestLoop:
             self._deadlines.wait_without_end(Waits.RESPONSE)
         return None
 
-    def _serve(self, handler: Handler) -> Awaitable[None] | None:
+    def _serve(self) -> Awaitable[None] | None:
         start, body, self._start, self._body = self._start, self._body, None, None
         if start is None or body is None:
             return None
@@ -318,7 +304,7 @@ class RequestLoop:
             self._count()
         self.requests += 1
         self.response = HttpResponder(self, start)
-        return handler.serve(start.head, body, self.response)
+        return self._handler.serve(start.head, body, self.response)
 
     async def _watch(self) -> None:
         """Read on while a response is in progress."""
@@ -344,10 +330,7 @@ class RequestLoop:
         self._expect_more()
         self._is_receiving = True
         try:
-            if self._receive is not None:
-                is_open = await self._receive_here(self._receive)
-            else:
-                is_open = self._reader is not None and await self._reader.receive()
+            is_open = await self._reader.receive()
         except trio.BrokenResourceError:
             self._end(Ending.BROKEN)
             return
@@ -361,34 +344,18 @@ class RequestLoop:
         else:
             self._deadlines.wait_for(Waits.GRACE, EOF_GRACE_SECONDS)
 
-    async def _receive_here(self, receive: Receive) -> bool:
-        """Receive and feed in this task; return False at the end of the stream."""
-        data = await receive(READ_BYTES)
-        self._is_receiving = False
-        # What parsing takes is its client's time.
-        turns().work_for(self._account)
-        self._parser.feed(bytes(data))
-        if self._held or self._parser.held >= STEP_BYTES:
-            self._count()
-        if len(data) == READ_BYTES and (turn := turns()).is_shared:
-            # Many clients may send long bodies at the same time, which are copied as they come.
-            await turn.turn(self._account, _READ_SECONDS)
-        return len(data) > 0
-
-    async def _may_go_on(self) -> bool:
+    def _may_go_on(self) -> bool:
         """Return whether a connection that is to end reads on for a request."""
         parser = self._parser
         if self._lifecycle.phase is not Phase.DRAINING:
             return False
         if self._start is not None or parser.is_begun or parser.has_more:
             return True
-        receive_now = nonblocking_receiver(self._stream)
-        if receive_now is not None:
-            # A request that arrived before the daemon began to stop.
-            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
-                if data := await receive_now(READ_BYTES):
-                    parser.feed(bytes(data))
-                    return True
+        # A request that arrived before the daemon began to stop.
+        with contextlib.suppress(OSError):
+            if data := os.read(self._socket.fileno(), READ_BYTES):
+                parser.feed(data)
+                return True
         first = self._opened_at + FIRST_REQUEST_SECONDS
         if self.requests == 0 and trio.current_time() < first:
             self._deadlines.no_later_than(first)
@@ -399,8 +366,9 @@ class RequestLoop:
     # Heads
 
     def _accept(self, start: RequestStart) -> None:
-        """Have the body of a request come."""
+        """Have the body of a request come, and be read on behalf of whoever sends it."""
         parser = self._parser
+        self._reader.account = self._handler.account or self._account
         if start.head.method in _WITHOUT_BODY:
             # One has no meaning (RFC 9110, section 9.3), and some of these requests need no credential.
             parser.skip_body()
@@ -414,6 +382,8 @@ class RequestLoop:
             answer = msgspec.structs.replace(answer, closes=True)
         self._start = None
         self._was_refused = True
+        # Whoever the one before was from may be gone, and its account closed.
+        self._reader.account = self._account
         self.requests += 1
         self._parser.skip_body()
         HttpResponder(self, start).answer(answer)
@@ -533,8 +503,3 @@ class RequestLoop:
         self._parser.drop()
         self._start = self._body = None
         self._count()
-
-
-def _process(account: Account) -> Account:
-    """Return the account of the process of a connection."""
-    return account.parent or account

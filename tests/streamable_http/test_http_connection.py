@@ -421,6 +421,33 @@ async def test_a_connection_is_read_for_whom_it_calls(pair: Pair) -> None:
     pair.accounts.close(account)
 
 
+@pytest.mark.parametrize("address", ["192.0.2.1", "192.0.2.2"])
+@pytest.mark.parametrize("next_one", ["/echo", "/refused"])
+async def test_once_a_caller_has_gone_a_connection_is_read_for_itself(
+    pair: Pair, address: str, next_one: str
+) -> None:
+    caller = pair.site.account = pair.accounts.open(PRINCIPAL, Peer(address=address), "caller")
+    pair.site.refusal["/refused"] = Answer(403)
+    read_for: list[str] = []
+    check = pair.site.check
+
+    def look(head: RequestHead) -> Any:
+        account = turns().account
+        read_for.append("nobody" if account is None else account.name)
+        return check(head)
+
+    pair.site.check = look  # type: ignore[method-assign]
+    await pair.ask()
+    await pair.ask()
+    pair.site.account = None
+    pair.accounts.close(caller)
+    for _ in range(3):
+        await pair.ask(next_one)
+    own = pair.connection.id
+    # It is known whose a request is when its head was read.
+    assert read_for == [own, "caller", "caller", own, own]
+
+
 class Passes(trio.abc.Instrument):
     """Counts the passes of the scheduler."""
 
