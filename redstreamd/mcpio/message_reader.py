@@ -2,8 +2,8 @@
 
 A socket is read by `parked_readers`, without waking a task: `MessageReader.take` serves the plain calls in
 what arrived. Whatever it leaves is for the task that runs `MessageReader.run`, which waits for what `take`
-does not wait for, and goes on with it. What has no descriptor (TLS), pipes, and the rest of the input while
-the connection drains are received by the task itself, and served likewise.
+does not wait for, and goes on with it. What is no socket, such as pipes, and the rest of the input while the
+connection drains are received by the task itself, and served likewise.
 """
 
 from __future__ import annotations
