@@ -237,8 +237,7 @@ class _DirectCall(Invocation[Any], eq=False):
         except UnfinishedError as unfinished:
             go_on, wait = unfinished.go_on, unfinished.wait
         except Exception as error:  # noqa: BLE001 - the boundary, as above
-            if exchange.is_open:
-                self._fail(error)
+            self._fail(error)
             return
         if exchange.is_dropped or not exchange.is_open:
             if exchange.is_open:
@@ -268,6 +267,8 @@ class _DirectCall(Invocation[Any], eq=False):
     def _fail(self, error: Exception) -> None:
         # Also if nobody waits: a defect is logged.
         shown = self.error_to_answer(error)
+        if not self.exchange.is_open:
+            return
         if self.exchange.is_dropped:
             self._end_cancelled()
             return

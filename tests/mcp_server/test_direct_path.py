@@ -37,6 +37,7 @@ from redstreamd.settings import Settings, ToolsSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Tool
+from redstreamd.tools.invocation import CANCELLED
 from redstreamd.tools.schema import arguments_schema
 from tests.support.buses import running_bus
 from tests.support.calls import ME, call
@@ -55,6 +56,7 @@ from tests.support.two_ways import (
     running_way,
     surface_over,
 )
+from tests.support.waiting import until
 from tests.tools.test_annotations import READ, contents
 
 TOOLS = pytest.mark.parametrize("name", [tool.name for tool in REGISTRY])
@@ -467,6 +469,17 @@ class _Replying:
         return self.redis.submit(write, lambda _reply: then(self.reply), key, role)
 
 
+@attrs.frozen
+class _Withholding(_Replying):
+    """Keeps who is to be told of a reply, once it is here."""
+
+    reply: Any = None
+    replies: list[Callable[[Any], None]] = attrs.field(factory=list)
+
+    def submit(self, write: Write, then: Callable[[Any], None], key: str, role: Role) -> Request:
+        return self.redis.submit(write, lambda _reply: self.replies.append(then), key, role)
+
+
 @pytest.mark.parametrize(
     ("more", "code"),
     [({}, Code.OUTCOME_UNKNOWN), ({"idempotency_key": "k"}, Code.CONNECTION_ERROR)],
@@ -487,6 +500,25 @@ async def test_a_reply_that_a_command_does_not_have_is_told_as_that_on_the_direc
     content = json.loads(answer)["result"]["structuredContent"]
     assert content["code"] == code
     assert len(defects) == 1
+
+
+async def test_a_defect_that_the_reply_shows_is_logged_also_when_the_session_has_ended(
+    redis: Server, defects: list[Defect]
+) -> None:
+    async with running_bus(redis) as bus:
+        await bus.redis.wait_connected()
+        surface = surface_over(bus)
+        withheld = _Withholding(bus.redis)
+        path = DirectPath(surface.path.toolbox, cast("Redis", withheld), {})
+        async with running_way(surface, direct=True, path=path) as way:
+            await way.call(1, "stream_add", stream="a:b:c", entries=[{"n": 1}], correlation_id="c")
+            await until(lambda: len(withheld.replies) == 1)
+        assert [each.outcome for each in surface.ended] == [CANCELLED]
+        assert not defects
+        # The first step passes it on, and the next cannot decode it.
+        withheld.replies[0](b"\xff")
+    assert len(defects) == 1
+    assert len(surface.ended) == 1
 
 
 # --- A wrong path is found ---------------------------------------------------------------------
