@@ -1,8 +1,8 @@
 """The direct path of a plain tool call: from its text to Redis and back, without the SDK and without a task.
 
-Owns who does what of a call that is one round trip. Whatever is not the plain case (no connection, an error,
-a lost reply, a tool that waits) goes on in a task, with the same plan and the same invocation; what is not
-understood is left to the SDK's kernel, which comes to the same `Toolbox`.
+Owns who does what of a call that is one round trip. A tool that waits goes on as a `DirectWait`; whatever
+else is not the plain case (no connection, an error of Redis, a lost reply), in a task, with the same plan and
+the same invocation. What is not understood is left to the SDK's kernel, which comes to the same `Toolbox`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DirectPath:
         """Take note that the time of calls or of commands has changed."""
         self.uses_plans = self.toolbox.timeout_seconds >= self.redis.command_timeout
 
-    def decoded(self, call: PlainCall) -> PlainCall | None:
+    def decode(self, call: PlainCall) -> PlainCall | None:
         """Return a call with its arguments decoded, for `__call__`; None if it is left to the kernel."""
         prepared = self.toolbox.prepared.get(call.tool) or self.toolbox.prepare(call.tool)
         arguments = None if prepared is None else prepared.decode(call.arguments, call.colons)
@@ -122,14 +122,15 @@ class DirectPath:
 class _DirectCall(Invocation[Any], eq=False):
     """One call on the direct path.
 
-    Invariant: exactly one of these will end it: the reply to come, a wait, a task, a place in a queue.
+    Invariant: one of these will end it, unless `on_cancel` does before: the reply to come, a wait, a task, a
+    place in a queue.
 
     Attributes:
         path: Took it.
         exchange: Its request.
         tail: What follows on the members of its result.
         plan: The call as one round trip, until its reply is here: its steps may hold the call.
-        request: The command that was sent.
+        request: The command that was submitted; it may be unsent.
     """
 
     # Always given; what is inherited has defaults.
@@ -158,7 +159,7 @@ class _DirectCall(Invocation[Any], eq=False):
         deferral.on_admitted(self.start)
 
     def start(self) -> None:
-        """Send the call's plan, or start a task for a call that is not one round trip."""
+        """Submit the call's plan, or start a task for a call that is not one round trip."""
         path, tool = self.path, self.tool
         if tool.wait is not None and self._may_wait and self._wait(tool.wait):
             return
@@ -169,12 +170,12 @@ class _DirectCall(Invocation[Any], eq=False):
             self._fail(error)
             return
         if plan is None:
-            self._start(None)
+            self._carry_out_in_task(None)
             return
         try:
             self.request = path.redis.submit(plan.write, self._on_reply, plan.stream, plan.role)
         except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
-            self._complete(plan, error)
+            self._complete_in_task(plan, error)
             return
         self.plan = plan
         self.exchange.on_cancel = self._cancel
@@ -210,7 +211,7 @@ class _DirectCall(Invocation[Any], eq=False):
             self.exchange.end_unanswered()
             raise
         if wait is None:
-            self._end_cancelled()
+            self._end_cut_short()
             return
         waiting = DirectWait.begin(wait, self.exchange, self, self.tail)
         if scope.cancel_called:
@@ -241,7 +242,7 @@ class _DirectCall(Invocation[Any], eq=False):
             return
         if exchange.is_dropped or not exchange.is_open:
             if exchange.is_open:
-                self._end_cancelled()
+                self._end_cut_short()
         elif result is not None:
             self.end(OK, result.size)
             exchange.answer(result.opened, self.tail)
@@ -249,12 +250,12 @@ class _DirectCall(Invocation[Any], eq=False):
             self.request = None
             DirectWait.begin(wait, exchange, self, self.tail)
         elif go_on is not None:
-            self._start(go_on)
+            self._carry_out_in_task(go_on)
         else:
-            self._complete(plan, reply)
+            self._complete_in_task(plan, reply)
 
-    def _complete(self, plan: Plan[Any], after: Exception) -> None:
-        """Go on with the plan in a task."""
+    def _complete_in_task(self, plan: Plan[Any], after: Exception) -> None:
+        """Start a task that goes on with the plan."""
         redis, request = self.path.redis, self.request
         # A request that was sent has had its time since then.
         deadline = (
@@ -262,7 +263,7 @@ class _DirectCall(Invocation[Any], eq=False):
             if request is not None and request.sent
             else trio.current_time() + redis.command_timeout
         )
-        self._start(partial(complete_plan, redis, plan, after, deadline))
+        self._carry_out_in_task(partial(complete_plan, redis, plan, after, deadline))
 
     def _fail(self, error: Exception) -> None:
         # Also if nobody waits: a defect is logged.
@@ -270,35 +271,34 @@ class _DirectCall(Invocation[Any], eq=False):
         if not self.exchange.is_open:
             return
         if self.exchange.is_dropped:
-            self._end_cancelled()
+            self._end_cut_short()
             return
         result = failure(shown)
         self.end(str(shown.code), result.size)
         self.exchange.answer(result.opened, self.tail)
 
     def _cancel(self) -> None:
-        # The client has cancelled: a command that was not sent is taken back, which ends the call; else the
-        # reply will end it, unless the session ends first. The session ends: a client that waits is answered
-        # now.
+        # A command that was not sent is taken back, which ends the call. Else a client that waits is answered
+        # now (the session ends, or memory is short); a dropped call is ended by the reply, or cut short.
         if self.request is not None and self.request.take_back():
             self._end_unsent()
         elif not self.exchange.is_dropped:
-            self._end_cancelled()
+            self._end_cut_short()
         else:
-            self.exchange.on_cancel = self._end_cancelled
+            self.exchange.on_cancel = self._end_cut_short
 
     def _end_unsent(self) -> None:
         self.plan = None
         self.end(CANCELLED)
         self.exchange.answer_not_executed()
 
-    def _end_cancelled(self) -> None:
+    def _end_cut_short(self) -> None:
         self.end(CANCELLED)
         self.exchange.answer_unknown()
 
-    def _start(self, go_on: Callable[[], Awaitable[object]] | None) -> None:
-        """Run the tool's handler, or the rest of a call, in a task."""
-        self._start_task(partial(self._run_in_task, go_on=go_on))
+    def _carry_out_in_task(self, go_on: Callable[[], Awaitable[object]] | None) -> None:
+        """Start a task that runs the tool's handler, or the rest of a call."""
+        self._start_task(partial(self._carry_out_and_answer, go_on=go_on))
 
     def _start_task(self, task: Callable[[trio.CancelScope], Awaitable[None]]) -> None:
         """Run a task that is cancelled when nobody waits for the answer."""
@@ -311,7 +311,7 @@ class _DirectCall(Invocation[Any], eq=False):
             self.end(CANCELLED)
             exchange.end_unanswered()
 
-    async def _run_in_task(
+    async def _carry_out_and_answer(
         self, scope: trio.CancelScope, go_on: Callable[[], Awaitable[object]] | None
     ) -> None:
         exchange = self.exchange

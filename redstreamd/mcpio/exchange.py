@@ -60,8 +60,8 @@ class Exchange(msgspec.Struct, eq=False):
         outside or cannot begin; `discard`, where another exchange is to be made for the same request.
 
         Others ask for that, and the exchange goes on until the work has ended: by `cut_short`, at the end of
-        the session or for want of memory, after which the answer is an error: not executed, if the work had
-        not begun, else an unknown outcome; by `drop`, where no answer is to be sent any more (the request was
+        the session or for want of memory, after which the answer is an error: not executed, where that is
+        certain, else an unknown outcome; by `drop`, where no answer is to be sent any more (the request was
         cancelled or is handed over, or the connection is closed). The first may follow on the second.
 
     Attributes:
@@ -69,7 +69,7 @@ class Exchange(msgspec.Struct, eq=False):
         id: The request's id, as the client wrote it.
         method: Its method.
         params: Its parameters; None if absent, or if they were not decoded as a whole.
-        size: Length of the message, in bytes.
+        size: Bytes counted for it: its message, a share of its batch, or 0 (`resume`, `cut_longest`).
         sink: Where its answer and its notifications go.
         progress_token: From the client, if it wants progress notifications.
         batched: Whether it came in a batch; then the answer is a batch.

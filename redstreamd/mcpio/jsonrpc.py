@@ -40,7 +40,7 @@ NOT_NOW: Final = -32000
 NOT_EXECUTED: Final[Mapping[str, Any]] = {"executed": False}
 #: The same if it is not known whether the request had an effect.
 UNKNOWN_OUTCOME: Final[Mapping[str, Any]] = {"executed": None}
-#: The same as `NOT_EXECUTED` of a server that stops: the request may be sent to its successor.
+#: The same as `NOT_EXECUTED`, of a server that stops or a connection that closes: send it over another.
 STOPPING: Final[Mapping[str, Any]] = {"executed": False, "stopping": True}
 
 

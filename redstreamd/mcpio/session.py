@@ -5,7 +5,7 @@ kernel. The one place where exceptions become JSON-RPC errors. Knows nothing of 
 
 It differs from the SDK's dispatcher on purpose. Invalid JSON is answered with -32700, not dropped. A
 malformed message is answered with -32600, as is an id that is null, neither string nor integer, or already in
-flight. An unexpected exception is answered with -32603 without its text, in both eras.
+flight. An unexpected exception, but of a tool, is answered with -32603 without its text, in both eras.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.mcpio.requests_in_flight import RequestsInFlight
 from redstreamd.policy import Principal
 
-# Notifications before the first request are kept until that decides the era; the SDK keeps as many. The bound
-# in bytes is for their lines together.
+# Notifications are kept until there is a kernel, as many as the SDK keeps before the first request. The rest
+# are dropped, which nobody notices: our server has no handlers of them. The bytes are of all their lines.
 MAX_EARLY_NOTIFICATIONS: Final = 8
 MAX_EARLY_BYTES: Final = 64 * 1024
 #: Messages of so many bytes are decoded and served in steps: an ASCII text of 4 MiB takes some 4 ms in each.
@@ -65,9 +65,9 @@ class Session:
     """Serves the messages of one client.
 
     Behaviour:
-        Requests run concurrently and are answered in the order they finish. Notifications and `initialize`
-        are handled before the next message is read. Subscribing and unsubscribing keep their order among
-        each other. Each request of a batch is answered as soon as it is done, in a batch of one.
+        Requests run concurrently and are answered in the order they finish. `initialize` and, once there is a
+        kernel, notifications are handled before the next message is read. Subscribing and unsubscribing keep
+        their order. Each request of a batch is answered as soon as it is done, in a batch of one.
 
         A request is answered at most once. It is not if the client cancels it, if it is handed over (its
         `state` says so, and the successor answers), or if the connection is closed before its work has ended.
@@ -204,7 +204,7 @@ class Session:
         call = plain_calls.decode(message, self.limits)
         await turns().part(self.account)
         # A direct path may be a plain function.
-        decode: Callable[[PlainCall], PlainCall | None] | None = getattr(self._direct_path, "decoded", None)
+        decode: Callable[[PlainCall], PlainCall | None] | None = getattr(self._direct_path, "decode", None)
         if call is not None and decode is not None:
             call = decode(call)
             await turns().part(self.account)
@@ -306,7 +306,7 @@ class Session:
         Args:
             unread: What was received and not yet given to `take` or `handle`.
         """
-        # The successor handles the early notifications again.
+        # The successor's kernel gets the early notifications.
         early = b"".join(jsonrpc.notification(message.method, message.params) for message in self._early)
         state = ConnectionState(self.connection_id, era=self.era)
         if self._kernel is not None and self._kernel.settled:
@@ -427,7 +427,7 @@ class Session:
     ) -> None:
         """Run the handler of a request in the calling task, and answer, unless the request is `lasting`.
 
-        There is no checkpoint between the handler's end and the answer, so a cancellation cannot arrive then.
+        No cancellation can arrive between the handler's end and the answer: the one checkpoint is shielded.
 
         Args:
             kernel: Runs it.

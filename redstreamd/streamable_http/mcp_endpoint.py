@@ -146,7 +146,7 @@ class McpEndpoint:
         "_around",
         "_caller",
         "_client",
-        "_decoded",
+        "_decode",
         "_direct_path",
         "_draining",
         "_kernels",
@@ -169,7 +169,7 @@ class McpEndpoint:
         self._kernels = kernels
         self._direct_path = direct_path
         # A direct path may be a plain function; then it decodes the arguments for itself.
-        self._decoded: Any = getattr(direct_path, "decoded", None)
+        self._decode: Any = getattr(direct_path, "decode", None)
         self._ticker = ticker
         self._client = client
         self._tool_headers = tool_headers
@@ -248,14 +248,14 @@ class McpEndpoint:
 
     def _plain(self, body: bytes) -> PlainCall | None:
         call = plain_calls.decode(body, self._around.limits)
-        return None if call is None or call.era is not Era.MODERN or self._decoded is None else call
+        return None if call is None or call.era is not Era.MODERN or self._decode is None else call
 
     def _take(
         self, head: RequestHead, call: PlainCall | None, size: int, response: McpResponse, caller: _Caller
     ) -> bool:
         """Serve a plain call, or refuse it for its headers; False if it is to be served as other messages."""
         if call is not None and call.decoded is None:
-            call = self._decoded(call)
+            call = self._decode(call)
         if call is None:
             return False
         problem = call_problem(head, call, self._tool_headers)
@@ -271,7 +271,7 @@ class McpEndpoint:
         call = self._plain(body)
         await turns().part(caller.account)
         if call is not None:
-            call = self._decoded(call)
+            call = self._decode(call)
             await turns().part(caller.account)
         # It may have been given up meanwhile, and then was told so.
         if response.is_awaited and not self._take(head, call, len(body), response, caller):

@@ -224,7 +224,7 @@ async def run_plan(redis: Redis, plan: Plan[ResultT]) -> ResultT:
 
 
 class StartedPlan:
-    """A plan that was sent, or that a task goes on with."""
+    """A plan that was submitted, or that a task goes on with, until it is taken back."""
 
     __slots__ = ("_is_taken_back", "_scope", "request")
 
@@ -263,7 +263,7 @@ def start_plan(
     account: Account | None,
     done: Callable[[ResultT | Exception], None],
 ) -> StartedPlan:
-    """Send a plan, and tell its result or its error; without a task, unless it is more than a round trip.
+    """Submit a plan, and tell its result or its error; without a task, unless it is more than a round trip.
 
     Args:
         redis: Where.

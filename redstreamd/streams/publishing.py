@@ -230,7 +230,7 @@ class Publisher:
         )
 
     def plan_one(
-        self, stream: str, members: Mapping[str, Any], sender: str, made: Callable[[bytes], ResultT]
+        self, stream: str, members: Mapping[str, Any], sender: str, make_result: Callable[[bytes], ResultT]
     ) -> Plan[ResultT]:
         """Plan what `plan_add` does with one entry, a stamp of its sender and nothing else.
 
@@ -238,7 +238,7 @@ class Publisher:
             stream: As for `add`.
             members: The entry.
             sender: Its stamp.
-            made: Makes the result of the entry's ID.
+            make_result: Makes the result of the entry's ID.
 
         Raises:
             BusError: As `plan_add`.
@@ -248,7 +248,7 @@ class Publisher:
             write = packed_add(stream, members, sender)
         if write is None:
             write = self._xadd(stream, members, entry_codec.Stamp(sender))
-        return Plan(write, stream, self._read_one, conversions=(made,))
+        return Plan(write, stream, self._read_one, conversions=(make_result,))
 
     def _xadd(self, stream: str, members: Mapping[str, Any], stamp: entry_codec.Stamp) -> Write:
         fields = entry_codec.encode_fields(members, stamp)

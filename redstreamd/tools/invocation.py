@@ -1,9 +1,9 @@
 """One call of a tool on its way, from its checked arguments to its end.
 
 The steps are: `Toolbox.begin` makes an invocation (structure, needs, names, authorise), then `admit`, `run`
-and `end`; `carry_out` takes all of them in order, in a task. The direct path has no task for a call that is
+and `end`; `carry_out` takes these three in order, in a task. The direct path has no task for a call that is
 one round trip: it decodes the arguments itself, goes on with `Toolbox.check`, and in the place of `run` it
-takes the tool's plan. What it cannot finish itself goes on with `carry_out`.
+takes the tool's plan. What it cannot finish itself goes on with `carry_out`, or as a wait.
 
 How a call can end:
 
@@ -39,25 +39,25 @@ from redstreamd.tools.results import Result, failure, success
 
 BusT = TypeVar("BusT")
 
-#: Outcomes of a call besides the codes of errors.
+#: Outcomes of a call besides the codes of errors. Cancelled is what was ended early, for whatever reason.
 OK: Final = "ok"
 CANCELLED: Final = "cancelled"
 
 
 class CallEnded(msgspec.Struct, frozen=True, gc=False):
-    """A call ended. The event for quotas, audit and access records, and metrics.
+    """A call ended. The event for audit and access records, and metrics.
 
     Attributes:
         principal: On whose behalf it was made.
         tool: The tool's name.
         streams: The streams that it needed, once each; empty if it was refused before they were known.
-        seconds: From before its arguments were decoded until the answer was encoded.
+        seconds: From `Invocation.began` until the answer was encoded.
         outcome: `OK`, `CANCELLED`, or the code of the error that the call ended with.
         answer_bytes: The size of the result's content, which a message holds as a value and as text; 0
             without a result.
         group: The consumer group that its arguments or its lease name; None if there is none.
-        action: What an audited call does, see `Effects.action_of`; None for all others, and for those that
-            were refused before they ran.
+        action: What an audited call does, see `Effects.action_of`; None for all others. Both are None if
+            the toolbox refused the call.
         account: That of the connection it came through, with the connection's ID and its peer; None if it
             came through none.
         manages: Whether its tool writes with the permission to manage.
@@ -177,12 +177,12 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         principal: On whose behalf it is made.
         needs: The streams that it needs, as far as its arguments and its lease name them; set by the check.
         lease: The lease among the arguments, if the tool takes one; likewise.
-        began: When, by `time.perf_counter`.
+        began: When, by `time.perf_counter`; its arguments may have been decoded before.
         bus: The domain.
         account: That of the connection it came through; None if it came through none.
         progress: Sends progress notifications.
         has_ended: Whether `end` was called.
-        group_and_action: What `CallEnded` has of them, once its arguments were dropped.
+        group_and_action: What `CallEnded` is to have of them; None: what the arguments say.
     """
 
     rules: Rules[BusT]

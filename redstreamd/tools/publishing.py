@@ -101,7 +101,7 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan
         return None
     waits = call.quarantines(stream)
     if len(args.entries) == 1 and not waits and _asked(args) == _NOTHING:
-        return bus.publisher.plan_one(stream, args.entries[0], call.principal.name, ONE_ADDED.filled)
+        return bus.publisher.plan_one(stream, args.entries[0], call.principal.name, ONE_ADDED_FORM.filled)
     if args.durability != "memory" or (args.reply_to is not None and args.reply_to not in creatable):
         return None
     plan = bus.publisher.plan_add(
@@ -121,8 +121,8 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan
 _MORE: Final = attrs.fields(StreamAddArguments)[2:]
 _asked: Final = attrgetter(*(field.name for field in _MORE))
 _NOTHING: Final = tuple(field.default for field in _MORE)
-#: The answers for an entry that was added with nothing asked for but that. An ID is digits and a dash.
-ONE_ADDED: Final = ResultForm(lambda entry_id: StreamAdded([entry_id]))
+#: Of the answers for an entry that was added with nothing asked for but that. An ID is digits and a dash.
+ONE_ADDED_FORM: Final = ResultForm(lambda entry_id: StreamAdded([entry_id]))
 
 
 @tool(

@@ -32,7 +32,7 @@ pytestmark = virtual_time()
 class TakesNothing:
     """A direct path that has arguments decoded, and leaves every call to the kernel."""
 
-    def decoded(self, call: PlainCall) -> PlainCall:
+    def decode(self, call: PlainCall) -> PlainCall:
         return call
 
     def __call__(self, exchange: Exchange, call: PlainCall) -> bool:

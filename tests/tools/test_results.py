@@ -18,7 +18,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.presentation import truncation
 from redstreamd.presentation.entries import EntryView
 from redstreamd.presentation.truncation import bound_entries
-from redstreamd.tools.publishing import ONE_ADDED, StreamAdded
+from redstreamd.tools.publishing import ONE_ADDED_FORM, StreamAdded
 from redstreamd.tools.results import ResultForm, failure, success
 from redstreamd.tools.schema import always_present, result_schema
 from tests.support.json_values import json_objects, json_values, text
@@ -89,7 +89,7 @@ def test_a_form_is_filled_to_what_success_returns(entry_id: str, around: str) ->
         return Group(f"{around}{text}", 1)
 
     assert ResultForm(like).filled(entry_id.encode()) == success(like(entry_id))
-    assert ONE_ADDED.filled(entry_id.encode()) == success(StreamAdded([entry_id]))
+    assert ONE_ADDED_FORM.filled(entry_id.encode()) == success(StreamAdded([entry_id]))
 
 
 def test_a_result_is_not_encoded_again() -> None:
