@@ -25,7 +25,7 @@ PROGRAM: Final = (sys.executable, Path(garbage_daemon.__file__))
 WAITS: Final = 1_000
 CONNECTIONS: Final = 500
 #: Objects that one collection may look at: 5 ms on a machine that takes half a millisecond for each thousand.
-#: It is what was under way, and what begins within ten milliseconds of work: the more, the faster the machine.
+#: It is what was under way, and what begins within ten milliseconds of work: more on a faster machine.
 SEEN: Final = 10_000
 #: The part of a look at everything that a pause may take, on a machine where it takes over 5 ms.
 SHARE: Final = 0.1
