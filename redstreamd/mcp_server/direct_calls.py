@@ -301,7 +301,7 @@ class _DirectCall(Invocation[Any], eq=False):
         self._start_task(partial(self._carry_out_and_answer, go_on=go_on))
 
     def _start_task(self, task: Callable[[trio.CancelScope], Awaitable[None]]) -> None:
-        """Run a task that is cancelled when nobody waits for the answer."""
+        """Run a task that is cancelled when the exchange is cut short."""
         scope = trio.CancelScope()
         exchange = self.exchange
         exchange.on_cancel = scope.cancel

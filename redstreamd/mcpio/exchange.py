@@ -60,9 +60,10 @@ class Exchange(msgspec.Struct, eq=False):
         outside or cannot begin; `discard`, where another exchange is to be made for the same request.
 
         Others ask for that, and the exchange goes on until the work has ended: by `cut_short`, at the end of
-        the session or for want of memory, after which the answer is an error: not executed, where that is
-        certain, else an unknown outcome; by `drop`, where no answer is to be sent any more (the request was
-        cancelled or is handed over, or the connection is closed). The first may follow on the second.
+        the session or for want of memory, after which the answer is an error, unless the work has ended: not
+        executed, where that is known, else an unknown outcome; by `drop`, where no answer is to be sent any
+        more (the request was cancelled or is handed over, or the connection is closed). The first may follow
+        on the second.
 
     Attributes:
         session: Whose request it is.
@@ -162,7 +163,7 @@ class Exchange(msgspec.Struct, eq=False):
         self.send(jsonrpc.notification("notifications/progress", params))
 
     def drop(self) -> None:
-        """Have the work ended early, and send nothing more."""
+        """Have the work ended early, and give no answer: the sink has its own end for that."""
         if not self.is_dropped:
             self.is_dropped = True
             self.cut_short()

@@ -69,8 +69,9 @@ class Session:
         kernel, notifications are handled before the next message is read. Subscribing and unsubscribing keep
         their order. Each request of a batch is answered as soon as it is done, in a batch of one.
 
-        A request is answered at most once. It is not if the client cancels it, if it is handed over (its
-        `state` says so, and the successor answers), or if the connection is closed before its work has ended.
+        A request is answered at most once. It is not if the client cancels it (HTTP has a response that says
+        so), if it is handed over (its `state` says so, and the successor answers), or if the connection is
+        closed before its work has ended.
 
     Attributes, beside the arguments:
         subscriptions: Each URI of `resources/subscribe` in the handshake era, with the last version reported.
@@ -432,7 +433,7 @@ class Session:
         Args:
             kernel: Runs it.
             exchange: The request.
-            scope: Cancelled when nobody waits for the result.
+            scope: Cancelled when the exchange is cut short.
             start_after: The handler does not start before this is set.
             done: Set once the handler has ended.
         """

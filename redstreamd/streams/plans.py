@@ -170,9 +170,10 @@ async def _go_on(go_on: Callable[[], Awaitable[Any]], left: Conversions) -> Any:
 async def complete_plan(redis: Redis, plan: Plan[ResultT], after: Exception, deadline: float) -> ResultT:
     """Go on with a plan that got no reply, or an error in its place, and return its result.
 
-    What was not sent or not executed is sent again until the deadline; so is what may have been executed, if
-    it is retry-safe, else it is OUTCOME_UNKNOWN. A server that does not know a script gets its text. Any
-    other error of the server is raised.
+    What was not sent or not executed is sent again until the deadline, unless Redis is known to be down or
+    too much is queued; so is what may have been executed, if it is retry-safe, else it is OUTCOME_UNKNOWN. A
+    server that does not know a script gets its text; one that names another is asked no more. Any other error
+    of the server is raised.
 
     Args:
         redis: Where.

@@ -1,9 +1,10 @@
 """One call of a tool on its way, from its checked arguments to its end.
 
-The steps are: `Toolbox.begin` makes an invocation (structure, needs, names, authorise), then `admit`, `run`
-and `end`; `carry_out` takes these three in order, in a task. The direct path has no task for a call that is
-one round trip: it decodes the arguments itself, goes on with `Toolbox.check`, and in the place of `run` it
-takes the tool's plan. What it cannot finish itself goes on with `carry_out`, or as a wait.
+The steps are: `Toolbox.begin` makes an invocation (structure, needs, names, authorise, rate), then `admit`,
+`run` and `end`; `carry_out` takes these three in order, in a task. The direct path has no task for a call
+that is one round trip: it decodes the arguments itself, goes on with `Toolbox.check` or what that has found
+before, and in the place of `run` it takes the tool's plan. What it cannot finish itself goes on with
+`carry_out`, or as a wait.
 
 How a call can end:
 
@@ -39,7 +40,8 @@ from redstreamd.tools.results import Result, failure, success
 
 BusT = TypeVar("BusT")
 
-#: Outcomes of a call besides the codes of errors. Cancelled is what was ended early, for whatever reason.
+#: Outcomes of a call besides the codes of errors. Cancelled is what was to end before its answer, but for its
+#: time limit; it may have had its effect.
 OK: Final = "ok"
 CANCELLED: Final = "cancelled"
 
@@ -51,7 +53,7 @@ class CallEnded(msgspec.Struct, frozen=True, gc=False):
         principal: On whose behalf it was made.
         tool: The tool's name.
         streams: The streams that it needed, once each; empty if it was refused before they were known.
-        seconds: From `Invocation.began` until the answer was encoded.
+        seconds: From `Invocation.began` until the call ended; 0 if its tool was not found.
         outcome: `OK`, `CANCELLED`, or the code of the error that the call ended with.
         answer_bytes: The size of the result's content, which a message holds as a value and as text; 0
             without a result.
@@ -166,7 +168,7 @@ class Rules(msgspec.Struct, Generic[BusT], frozen=True):
 
 
 class Invocation(msgspec.Struct, Generic[BusT], eq=False):
-    """One call of a tool; it runs once `Toolbox.check` has found nothing wrong.
+    """One call of a tool; it runs if `Toolbox.check` finds nothing wrong, or found nothing in one like it.
 
     It is also what the tool gets as its `Call`.
 
