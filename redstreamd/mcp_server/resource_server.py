@@ -61,10 +61,11 @@ class ResourceServer:
         try:
             listing = await views.bus.lister.names("*", goes_on=after is not None, readable=views.readable)
             await self._subscriptions.note_listing(ctx, listing.version)
+            page, cursor, more = await views.bus.lister.name_page_of(
+                listing, "*", cursor=after, count=PAGE, readable=views.readable
+            )
         except BusError as error:
             raise request_error(error) from error
-        following = listing.after(after, PAGE + 1)
-        page = following[:PAGE]
         fixed = [
             mcp_types.Resource(uri=each.uri, **_description(each))
             for each in self._resources
@@ -77,7 +78,7 @@ class ResourceServer:
         ]
         return mcp_types.ListResourcesResult(
             resources=[*fixed, *streams],
-            next_cursor=_cursor(page[-1]) if len(following) > len(page) else None,
+            next_cursor=_cursor(cursor) if more else None,
             ttl_ms=_LIST_FRESH_MS,
             cache_scope="private",
         )
@@ -160,7 +161,7 @@ def _cursor(name: str) -> str:
 
 
 def _stream_after(cursor: str | None) -> str | None:
-    """Decode a cursor: the last stream of the page before; -32602 if it is not valid."""
+    """Decode a cursor, as `Lister.page` returned it; -32602 if it is not valid."""
     if cursor is None:
         return None
     try:

@@ -13,6 +13,7 @@ from redstreamd.presentation.views import Views
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.group_lists import GroupLists
+from redstreamd.streams.listing import MAX_ASKED
 
 #: The specification's limit for one result (server/utilities/completion).
 MAX_SUGGESTIONS = 100
@@ -109,8 +110,13 @@ class Suggester:
 
     async def _streams(self, prefix: str, _others: Mapping[str, str]) -> _Found:
         listing = await self._bus.lister.names("*", readable=self._views.readable)
-        found, total = listing.beginning_with(prefix, MAX_SUGGESTIONS)
-        return _Found(found, total)
+        # More than are suggested: those that may be named can stand behind others.
+        names, total = listing.beginning_with(prefix, MAX_SUGGESTIONS + MAX_ASKED)
+        found, is_all = await self._bus.lister.permitted(listing, names, MAX_SUGGESTIONS)
+        if is_all and total == len(names):
+            return _Found(found, len(found))
+        # How many of the others may be named is known only where none was denied.
+        return _Found(found, None if listing.denied else total)
 
     async def _groups(self, prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others:

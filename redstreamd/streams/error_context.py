@@ -17,6 +17,7 @@ from redstreamd.redisio.client import Redis
 from redstreamd.redisio.error_replies import NO_SUCH_KEY
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.reply_parsing import GroupInfo
+from redstreamd.streams.batches import UNAVAILABLE, ask_in_batches
 from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.known_names import KnownStreams
 from redstreamd.streams.names import has_stray_braces, is_reply_stream
@@ -85,12 +86,14 @@ async def check_exists(redis: Redis, stream: str) -> None:
 async def stream_not_found(redis: Redis, stream: str) -> BusError:
     """Return the error for a stream that does not exist, with the similar names that are known to exist.
 
-    None are named for a reply stream: the error is the same as for that of another principal.
+    Those that our user of Redis may not access are left out. For a reply stream none are named: the error is
+    the same as for that of another principal.
     """
     if is_reply_stream(stream):
         return no_such_stream(stream)
     known = await redis.shared(KnownStreams).names()
-    return no_such_stream(stream, await _similar(stream, known))
+    similar = await _similar(stream, known)
+    return no_such_stream(stream, await _permitted(redis, similar))
 
 
 def no_such_stream(stream: str, similar: Sequence[str] = ()) -> BusError:
@@ -168,6 +171,17 @@ async def _similar(name: str, known: Collection[str]) -> Sequence[str]:
     """Return the nearest names, when it is this call's turn."""
     await next_turn()
     return nearest_names(name, known, 3, least=0.6)
+
+
+async def _permitted(redis: Redis, streams: Sequence[str]) -> list[str]:
+    """Return the few streams that our user of Redis may access, as far as that is known now."""
+    try:
+        replies = await ask_in_batches(redis, [(stream, ("TYPE", stream)) for stream in streams])
+    except UNAVAILABLE:
+        return []
+    return [
+        stream for stream, reply in zip(streams, replies, strict=True) if not isinstance(reply, ServerReplied)
+    ]
 
 
 async def _nearest(name: str, known: Collection[str]) -> str:

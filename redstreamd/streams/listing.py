@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -23,6 +24,8 @@ from redstreamd.streams.name_listing import Listing, filtered_listing, sorted_li
 from redstreamd.streams.names import is_companion_key, is_stream_name
 from redstreamd.streams.scripts import load
 from redstreamd.streams.shared_requests import SharedRequest
+
+T = TypeVar("T")
 
 _POSITIONS = load("info", "positions")
 
@@ -75,9 +78,8 @@ class _Place(msgspec.Struct, frozen=True):
     passed: int
     at: str | None
 
-    def after(self, names: Sequence[str], lines: Sequence[StreamSummary]) -> _Place:
-        """Return the place after further names, of which the last one of all `lines` may be one."""
-        last = lines[-1].stream if lines else None
+    def after(self, names: Sequence[str], last: str | None) -> _Place:
+        """Return the place after further names, of which the last listed one of all may be one."""
         if last in names:
             return _Place(last, len(names) - 1 - names.index(last), names[-1])
         return _Place(self.listed, self.passed + len(names), names[-1])
@@ -160,6 +162,63 @@ class Lister:
         asked = await gather(self._position_if_permitted, rest)
         return found | {stream: end for stream, ends in asked.items() for end in ends}
 
+    async def permitted(self, listing: Listing, names: Sequence[str], count: int) -> tuple[list[str], bool]:
+        """Return the first names that our user of Redis may access, in their order.
+
+        Args:
+            listing: Remembers which are denied.
+            names: Some of its names.
+            count: The most to return.
+
+        Returns:
+            The names, and whether all were looked at. Where Redis denies some, streams are asked for one by
+            one, at most about `MAX_ASKED` in a call: what comes behind these is left out.
+
+        Raises:
+            BusError: CONNECTION_ERROR and the like.
+        """
+        found: list[str] = []
+        asked, some = 0, min(max(1, count), SCANNED_AT_ONCE)
+        for first in range(0, len(names), some):
+            if len(found) >= count or asked >= MAX_ASKED:
+                return found[:count], False
+            unknown = [name for name in names[first : first + some] if name not in listing.denied]
+            await trio.lowlevel.checkpoint()
+            permitted = await self._permitted(unknown)
+            if denied := set(unknown).difference(permitted):
+                # So many are asked for one by one because of each that is denied.
+                alike = len(unknown) if self._redis.topology.has_slots else ASKED_AT_ONCE
+                asked += min(len(unknown), alike * len(denied))
+                listing.denied.update(denied)
+            found += permitted
+        return found[:count], len(found) <= count
+
+    async def _permitted(self, streams: Sequence[str]) -> dict[str, str]:
+        """Return, by themselves, the names of those streams that our user of Redis may access."""
+        if not self._redis.topology.has_slots:
+            nodes = [streams] if streams else []
+        else:
+            of_nodes: dict[Node | None, list[str]] = {}
+            for stream in streams:
+                of_nodes.setdefault(self._redis.node_for(stream), []).append(stream)
+            nodes = list(of_nodes.values())
+        denied: set[str] = set()
+        for some in nodes:
+            # Each is asked for itself only where one of them is refused.
+            if not await self._are_all_permitted(some):
+                denied.update(set(some).difference(await self._ends(some)))
+        return {stream: stream for stream in streams if stream not in denied}
+
+    async def _are_all_permitted(self, streams: Sequence[str]) -> bool:
+        """Return whether our user of Redis may access all of some streams of one node."""
+        try:
+            # To ask where they end takes more than twice as long.
+            await self._redis.execute("EXISTS", *streams, key=streams[0], retry_safe=True)
+        except ServerReplied as refusal:
+            # Permissions are looked at before slots.
+            return refusal.kind == "CROSSSLOT"
+        return True
+
     async def page(
         self, pattern: str, *, cursor: str | None, count: int, readable: StreamFilter | None = None
     ) -> tuple[list[StreamSummary], str, bool]:
@@ -181,8 +240,34 @@ class Lister:
             BusError: TOO_LARGE, as `names`.
         """
         listing = await self.names(pattern, goes_on=cursor is not None, readable=readable)
+        return await self._page_of(
+            listing, self._ends, pattern, cursor=cursor, count=count, readable=readable
+        )
+
+    async def name_page_of(
+        self, listing: Listing, pattern: str, *, cursor: str | None, count: int, readable: StreamFilter | None
+    ) -> tuple[list[str], str, bool]:
+        """Return a page as `page`, but of names alone, of the listing that `names` returned for the same."""
+        ask = self._permitted
+        return await self._page_of(listing, ask, pattern, cursor=cursor, count=count, readable=readable)
+
+    async def _page_of(
+        self,
+        listing: Listing,
+        ask: Callable[[Sequence[str]], Awaitable[Mapping[str, T | None]]],
+        pattern: str,
+        *,
+        cursor: str | None,
+        count: int,
+        readable: StreamFilter | None,
+    ) -> tuple[list[T], str, bool]:
+        """Return a page of a listing of what `ask` returns for streams.
+
+        That is None for a stream that does not exist, and nothing for one that is not permitted.
+        """
         place = self._place(listing, pattern, readable, cursor)
-        lines: list[StreamSummary] = []
+        last = None
+        lines: list[T] = []
         asked, some = 0, count
         while True:
             names = listing.after(place.at, some + 1)
@@ -191,16 +276,16 @@ class Lister:
             if len(unknown) > MAX_ASKED - asked:
                 chosen = chosen[: chosen.index(unknown[MAX_ASKED - asked])]
                 unknown = unknown[: MAX_ASKED - asked]
-            ends = await self._ends(unknown)
-            listing.denied.update(name for name in unknown if name not in ends)
+            answers = await ask(unknown)
+            listing.denied.update(name for name in unknown if name not in answers)
             asked += len(unknown)
-            found = [summary for name in chosen if (summary := ends.get(name)) is not None]
+            found = [(name, line) for name in chosen if (line := answers.get(name)) is not None]
             room, is_last = count - len(lines), len(names) == len(chosen)
-            lines += found[:room]
+            lines += [line for _, line in found[:room]]
+            last = found[:room][-1][0] if found else last
             if is_last or len(lines) == count:
-                has_more = not is_last or len(found) > room
-                return lines, lines[-1].stream if lines else (cursor or ""), has_more
-            place = place.after(chosen, lines)
+                return lines, last or cursor or "", not is_last or len(found) > room
+            place = place.after(chosen, last)
             if asked >= MAX_ASKED:
                 return lines, self._cursor(place, pattern, readable), True
             # Those that are known to be denied cost Redis nothing, and others have their turn between them.

@@ -249,7 +249,15 @@ async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str,
             cause=f"An answer holds at most {max_bytes} bytes of them.",
             next_step="Give a narrower pattern, or page through them with stream_list.",
         )
-    return {"streams": list(listing)}
+    names, is_all = await call.bus.lister.permitted(listing, list(listing), listing.total)
+    if not is_all:
+        raise BusError(
+            Code.TOO_LARGE,
+            "Redis does not let its user access many of these streams.",
+            cause="Which ones is asked for a bounded number of them.",
+            next_step="Give a narrower pattern, or page through them with stream_list.",
+        )
+    return {"streams": names}
 
 
 def _own_result_bytes(call: Call[Bus]) -> int | None:

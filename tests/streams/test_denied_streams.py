@@ -17,6 +17,7 @@ from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams import listing
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.error_context import stream_not_found
 from redstreamd.streams.listing import ASKED_AT_ONCE, MAX_ASKED
 from tests.support.buses import KEY, ON_REDIS
 from tests.support.servers import Server
@@ -67,12 +68,7 @@ async def _paged(bus: Bus, count: int = 100, cursor: str | None = None) -> tuple
 
 def _asked(server: Server) -> int:
     """Return how many scripts were run or refused."""
-    for line in server.command("INFO", "commandstats").decode().splitlines():
-        name, _, figures = line.partition(":")
-        if name == "cmdstat_evalsha":
-            counted = dict(part.split("=") for part in figures.split(","))
-            return int(counted["calls"]) + int(counted.get("rejected_calls", 0))
-    return 0
+    return _calls(server, "evalsha")
 
 
 @ON_REDIS
@@ -158,3 +154,91 @@ async def test_the_resource_of_the_first_streams_is_answered_where_these_may_not
         shown = await Views(bus, cast("DaemonHealth", None)).streams()
         assert (shown["streams"], shown["has_more"]) == ([], True)
         assert (await _paged(bus, cursor=shown["next_cursor"]))[0] == ["040:open", "090:open"]
+
+
+def _calls(server: Server, command: str) -> int:
+    """Return how many calls of a command were answered or refused."""
+    for line in server.command("INFO", "commandstats").decode().splitlines():
+        name, _, figures = line.partition(":")
+        if name == f"cmdstat_{command}":
+            counted = dict(part.split("=") for part in figures.split(","))
+            return int(counted["calls"]) + int(counted.get("rejected_calls", 0))
+    return 0
+
+
+async def _paged_names(bus: Bus, count: int) -> tuple[list[str], list[str]]:
+    """Return the names of all pages, and their cursors."""
+    listed, cursors, cursor, more = [], [], None, True
+    while more:
+        names = await bus.lister.names("*", goes_on=cursor is not None)
+        page, cursor, more = await bus.lister.name_page_of(
+            names, "*", cursor=cursor, count=count, readable=None
+        )
+        assert len(page) <= count
+        listed += page
+        cursors.append(cursor)
+    return listed, cursors
+
+
+@ON_REDIS
+@pytest.mark.parametrize("count", [1, 3, 50, 100])
+@pytest.mark.parametrize("most", [30, MAX_ASKED])
+async def test_pages_of_names_alone_have_the_same_streams(
+    server: Server, count: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MAX_ASKED", most)
+    for name in NAMES:
+        server.command("XADD", name, "*", "f", "v")
+    async with fenced_bus(server) as bus:
+        listed, cursors = await _paged_names(bus, count)
+    assert listed == [name for name in NAMES if name.endswith("open")]
+    assert [cursor for cursor in cursors if "secret" in cursor] == []
+
+
+@ON_REDIS
+async def test_where_nothing_is_denied_a_page_of_names_is_one_command(bus: Bus, server: Server) -> None:
+    for name in NAMES:
+        server.command("XADD", name, "*", "f", "v")
+    names = await bus.lister.names("*")
+    before = _calls(server, "exists"), _calls(server, "evalsha")
+    page, cursor, more = await bus.lister.name_page_of(names, "*", cursor=None, count=60, readable=None)
+    assert (page, cursor, more) == (NAMES[:60], NAMES[59], True)
+    assert (_calls(server, "exists"), _calls(server, "evalsha")) == (before[0] + 1, before[1])
+    assert await bus.lister.permitted(names, NAMES, 100) == (NAMES, True)
+    assert await bus.lister.permitted(names, NAMES, 10) == (NAMES[:10], False)
+    assert await bus.lister.permitted(names, [], 0) == ([], True)
+    assert _calls(server, "evalsha") == before[1]
+
+
+@ON_REDIS
+async def test_names_that_may_be_told_are_asked_for_within_a_bound(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "MAX_ASKED", 30)
+    monkeypatch.setattr(listing, "SCANNED_AT_ONCE", 10)
+    for name in NAMES:
+        server.command("XADD", name, "*", "f", "v")
+    async with fenced_bus(server) as bus:
+        names = await bus.lister.names("*")
+        before = _asked(server)
+        # Of 0 to 9, 10 to 19 and 20 to 29; others are left out.
+        assert await bus.lister.permitted(names, NAMES, 100) == (["003:open", "004:open"], False)
+        assert _asked(server) - before <= 30 + 3
+        assert len(names.denied) == 28
+        # What is known is not asked for again.
+        before = _asked(server)
+        found, is_all = await bus.lister.permitted(names, NAMES[:60], 100)
+        assert (found, is_all) == (["003:open", "004:open", "040:open"], True)
+        assert _asked(server) - before <= 30 + 3
+
+
+@ON_REDIS
+async def test_an_error_names_only_streams_that_may_be_accessed_and_asks_once(server: Server) -> None:
+    for name in ("1:openx", "2:openx", "opens:ecret"):
+        server.command("XADD", name, "*", "f", "v")
+    async with fenced_bus(server) as bus:
+        await bus.lister.position("1:openx")
+        before = _calls(server, "type")
+        error = await stream_not_found(bus.redis, "opens:openx")
+        assert sorted(error.similar) == ["1:openx", "2:openx"]
+        assert _calls(server, "type") - before == 3

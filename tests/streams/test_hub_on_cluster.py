@@ -395,6 +395,32 @@ async def test_streams_of_all_nodes_are_listed_once_each(cluster: Cluster) -> No
         assert (more, end) == (True, False)
 
 
+async def test_names_are_asked_for_once_at_each_node_and_those_denied_are_left_out(cluster: Cluster) -> None:
+    names = sorted(f"listed:{number:03}" for number in range(60))
+    secret = names[7:50:9]
+    cluster.commands(*(("XADD", name, "1-1", "f", "v") for name in names))
+    async with running_bus(cluster, Settings()) as bus:
+        listing = await bus.lister.names("*")
+        before = [calls(node, "exists") for node in cluster.primaries()]
+        assert await bus.lister.permitted(listing, names, 60) == (names, True)
+        assert all(
+            calls(node, "exists") <= count + 1
+            for node, count in zip(cluster.primaries(), before, strict=True)
+        )
+    open_keys = [f"~{name}*" for name in names if name not in secret]
+    try:
+        for node in cluster.primaries():
+            node.command("ACL", "SETUSER", "default", "resetkeys", *open_keys)
+        async with running_bus(cluster, Settings()) as bus:
+            listing = await bus.lister.names("*")
+            page = await bus.lister.name_page_of(listing, "*", cursor=None, count=100, readable=None)
+            assert page[0] == [name for name in names if name not in secret]
+            assert listing.denied == set(secret)
+    finally:
+        for node in cluster.primaries():
+            node.command("ACL", "SETUSER", "default", "allkeys")
+
+
 async def _listed(bus: Bus) -> list[str]:
     return list(await bus.lister.names("*"))
 
