@@ -244,6 +244,7 @@ class Cluster:
 
     def end_move(self, slot: int, to: Server) -> None:
         """Give a slot whose keys have moved to its new owner; the others learn of it at once."""
+        self._wait_epochs()
         # The new owner first: a source that gave the slot away would name one that does not know of it.
         source = self.owner(slot)
         for node in (to, source, *(one for one in self.primaries() if one not in (to, source))):
@@ -258,6 +259,7 @@ class Cluster:
     def take_slots(self, source: Server, to: Server) -> None:
         """Give all slots of a node, which holds no key, to another; then it is as if it had just joined."""
         # So that what the source has just told of them counts for nothing.
+        self._wait_epochs()
         to.command("CLUSTER", "BUMPEPOCH")
         slots = [slot for some in self.row(source).slots for slot in some]
         commands = [("CLUSTER", "SETSLOT", slot, "NODE", self.ids[to.port]) for slot in slots]
@@ -280,6 +282,22 @@ class Cluster:
     def wait_ok(self) -> None:
         """Return once all nodes that run agree who has which slot, all are served, and replicas follow."""
         wait_until(self._is_ok, timeout_seconds=SECONDS)
+
+    def _wait_epochs(self) -> None:
+        """Return once the primaries know each other's epochs, of which no two are equal.
+
+        A node gets a new epoch with a slot only if it has heard of a higher one than its own. If it has not
+        heard of the source's yet, what the source said before it gave the slot away counts for more when it
+        arrives: then each of the two names the other for ever.
+        """
+        wait_until(self._are_epochs_known, timeout_seconds=SECONDS)
+
+    def _are_epochs_known(self) -> bool:
+        primaries = self.primaries()
+        ids = [self.ids[node.port] for node in primaries]
+        views = [self.view(node) for node in primaries]
+        own = [view[id_].epoch for view, id_ in zip(views, ids, strict=True)]
+        return len(set(own)) == len(own) and all([view[id_].epoch for id_ in ids] == own for view in views)
 
     def _is_ok(self) -> bool:
         live = self.live()
