@@ -10,7 +10,8 @@ Behaviour:
 - A command that was certainly not executed is sent again until the deadline: the connection ended
   before it was sent, or the server said that it serves no commands now (LOADING, BUSY, TRYAGAIN,
   CLUSTERDOWN, MASTERDOWN, NOREPLICAS).
-- A command that another node is to execute (MOVED, ASK) is sent there at once, `MAX_REDIRECTIONS` times.
+- A command that another node is to execute (MOVED, ASK) is sent there at once, `MAX_REDIRECTIONS` times in a
+  row; then the nodes have until the deadline to agree, and it is repeated as one that was not executed.
 - A command whose reply was lost is sent again only if the caller declared that safe. Otherwise the
   caller gets `OutcomeUnknown`, and decides.
 - While Redis is known to be down, commands fail at once. Reconnecting goes on in the background,
@@ -53,8 +54,9 @@ REPEAT_BACKOFF: Final = EqualJitterBackoff(cap=0.5, base=0.02)
 #: A repeat has at least so long to be answered. One without would leave open what is known: that the server
 #: refused the command, and why.
 REPEAT_ROOM_SECONDS: Final = 0.1
-#: How often in a row a command is sent to another node because a node said so. In a settled cluster once is
-#: enough; while slots move, twice.
+#: How often in a row a command is sent to another node at once because a node said so. In a settled cluster
+#: once is enough; while slots move, twice. More often, two nodes name each other: for a moment they do, where
+#: the old owner of a slot is told of the move before the new one.
 MAX_REDIRECTIONS: Final = 5
 
 
@@ -172,9 +174,10 @@ class _Repetition(msgspec.Struct, gc=False):
         while True:
             redirection = None
             if isinstance(error, RedisError):
-                redirection = None if node is None else self._redirected(node, error)
-                if redirection is None:
+                if node is None:
                     await self._pause(node, error)
+                else:
+                    redirection = await self._redirected(node, error)
             elif error is not None:
                 self._check_repeatable(node, error)
             asking = False
@@ -207,17 +210,22 @@ class _Repetition(msgspec.Struct, gc=False):
             except (RedisError, ConnectionEnded) as next_error:
                 error = next_error
 
-    def _redirected(self, node: Node, error: RedisError) -> Redirection | None:
+    async def _redirected(self, node: Node, error: RedisError) -> Redirection | None:
+        """Return where an error reply sends the command; waits, and then has it looked up, after too many."""
         redirection = self.routes.follow(node, self.key, error)
-        if redirection is not None:
-            self.redirections += 1
-            if self.redirections > MAX_REDIRECTIONS:
-                raise RedisUnavailable(
-                    "The nodes of Redis do not agree on which of them serves the stream",
-                    cause=f"{node.label} replied: {reply_text(error)}, after {MAX_REDIRECTIONS} redirections",
-                    next_step="Nothing was changed; repeat in a moment.",
-                )
-        return redirection
+        if redirection is None:
+            await self._pause(node, error)
+            return None
+        self.redirections += 1
+        if self.redirections <= MAX_REDIRECTIONS:
+            return redirection
+        refusal = RedisUnavailable(
+            "The nodes of Redis do not agree on which of them serves the stream",
+            cause=f"{node.label} replied: {reply_text(error)}, after {MAX_REDIRECTIONS} redirections",
+            next_step="Nothing was changed; repeat in a moment.",
+        )
+        await self._pause_unless_late(refusal)
+        return None
 
     async def _pause(self, node: Node | None, error: RedisError) -> None:
         """Wait before the command is sent again after an error reply.

@@ -135,6 +135,30 @@ async def test_what_was_submitted_is_followed_too(cluster: Cluster) -> None:
         assert await redis.xlen(key) == 1
 
 
+async def test_two_nodes_that_name_each_other_for_a_moment_are_no_error(cluster: Cluster) -> None:
+    """They do where the source of a slot is told first that the move has ended, as some tools do."""
+    key = cluster.keys_on_each("ring")[0]
+    slot, source, there = slot_of(key), cluster.node_of(key), other_primary(cluster, key)
+    given = ("CLUSTER", "SETSLOT", slot, "NODE", cluster.ids[there.port])
+    async with running_topology(topology_of(cluster)) as redis:
+        await redis.xadd(key, [(b"n", b"1")])
+        cluster.begin_move(slot, there)
+        cluster.move_keys(slot, there)
+        cluster.wait_epochs()
+        moved = refusals(cluster, "MOVED")
+        assert source.command(*given) == b"OK"
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(redis.xadd, key, [(b"n", b"2")])
+                # More refusals than redirections in a row are followed.
+                await until(lambda: refusals(cluster, "MOVED") > moved + 6)
+                assert there.command(*given) == b"OK"
+        finally:
+            there.command(*given)
+            cluster.end_move(slot, there)
+        assert await redis.xlen(key) == 2
+
+
 async def test_keys_of_a_slot_that_is_half_moved_are_found_on_both_sides(cluster: Cluster) -> None:
     tag = cluster.keys_on_each()[0]
     keys = [f"{tag}:{number}" for number in range(6)]
@@ -488,13 +512,17 @@ def lies(redirect: str) -> Any:
 
 
 @pytest.mark.parametrize("redirect", ["MOVED 1 127.0.0.1:{port}", "ASK 1 :{port}"])
-async def test_a_node_that_redirects_for_ever_is_left_after_five_times(redis: Server, redirect: str) -> None:
+async def test_a_node_that_redirects_for_ever_has_until_the_deadline(redis: Server, redirect: str) -> None:
+    """It is asked six times in a row, and then after pauses, which grow to half a second."""
     async with scripted_node(redis.path, lies(redirect)) as node:
         deployment = Deployment(Target(), TopologyKind.CLUSTER, (("127.0.0.1", node.port),))
-        async with running_topology(Topology(deployment)) as client:
-            with pytest.raises(RedisUnavailable, match="do not agree"):
+        async with running_topology(Topology(deployment, command_timeout=2)) as client:
+            with trio.fail_after(30), pytest.raises(RedisUnavailable, match="do not agree"):
                 await client.xadd("s", [(b"n", b"1")])
-            assert node.commands["XADD"] == 6
+            count = node.commands["XADD"]
+            assert count % 6 == 0
+            # Pauses of at least 10, 20, 40, 80, 160 and then 250 ms.
+            assert 6 < count <= 6 * 13
             assert await client.xlen("s") == 0
 
 
@@ -539,7 +567,7 @@ async def test_a_map_without_end_is_refused_and_asked_for_again(
 async def test_redirections_to_ever_other_nodes_leave_nothing_behind(redis: Server) -> None:
     async with scripted_node(redis.path, lies("MOVED 1 {next}")) as node:
         deployment = Deployment(Target(), TopologyKind.CLUSTER, (("127.0.0.1", node.port),))
-        topology = Topology(deployment, connect_grace=0.05)
+        topology = Topology(deployment, connect_grace=0.05, command_timeout=1)
         async with running_topology(topology) as client:
 
             async def add(number: int) -> None:

@@ -244,7 +244,7 @@ class Cluster:
 
     def end_move(self, slot: int, to: Server) -> None:
         """Give a slot whose keys have moved to its new owner; the others learn of it at once."""
-        self._wait_epochs()
+        self.wait_epochs()
         # The new owner first: a source that gave the slot away would name one that does not know of it.
         source = self.owner(slot)
         for node in (to, source, *(one for one in self.primaries() if one not in (to, source))):
@@ -259,7 +259,7 @@ class Cluster:
     def take_slots(self, source: Server, to: Server) -> None:
         """Give all slots of a node, which holds no key, to another; then it is as if it had just joined."""
         # So that what the source has just told of them counts for nothing.
-        self._wait_epochs()
+        self.wait_epochs()
         to.command("CLUSTER", "BUMPEPOCH")
         slots = [slot for some in self.row(source).slots for slot in some]
         commands = [("CLUSTER", "SETSLOT", slot, "NODE", self.ids[to.port]) for slot in slots]
@@ -283,7 +283,7 @@ class Cluster:
         """Return once all nodes that run agree who has which slot, all are served, and replicas follow."""
         wait_until(self._is_ok, timeout_seconds=SECONDS)
 
-    def _wait_epochs(self) -> None:
+    def wait_epochs(self) -> None:
         """Return once the primaries know each other's epochs, of which no two are equal.
 
         A node gets a new epoch with a slot only if it has heard of a higher one than its own. If it has not
