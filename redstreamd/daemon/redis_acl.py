@@ -40,9 +40,9 @@ _COMMANDS: Final[dict[Permission, frozenset[str]]] = {
     ),
     Permission.CONSUME: frozenset(
         {"EXISTS", "GET", "HEXISTS", "HGET", "HSET", "PERSIST", "PEXPIRE", "SET", "TYPE", "XACK", "XADD"}
-        | {"XCLAIM", "XDEL", "XGROUP CREATE", "XGROUP SETID", "XINFO GROUPS", "XINFO STREAM", "XLEN"}
-        | {"XPENDING", "XRANGE", "XREADGROUP", "XTRIM", "ZADD", "ZMSCORE", "ZRANGEBYLEX", "ZRANGEBYSCORE"}
-        | {"ZREM", "ZREMRANGEBYLEX"}
+        | {"XCLAIM", "XDEL", "XGROUP CREATE", "XGROUP CREATECONSUMER", "XGROUP DELCONSUMER", "XGROUP SETID"}
+        | {"XINFO GROUPS", "XINFO STREAM", "XLEN", "XPENDING", "XRANGE", "XREADGROUP", "XTRIM", "ZADD"}
+        | {"ZMSCORE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREM", "ZREMRANGEBYLEX"}
     ),
     Permission.MANAGE: frozenset(
         {"EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HSET", "MEMORY USAGE", "PERSIST", "PEXPIRE", "SET"}

@@ -86,7 +86,13 @@ COMMAND_GROUPS: Final = (
     _CommandGroup(
         "diagnose",
         False,
-        ("XINFO CONSUMERS <stream> g", "MEMORY USAGE <stream>", "INFO server", "CONFIG GET save"),
+        (
+            "XINFO CONSUMERS <stream> g",
+            "XGROUP CREATECONSUMER <stream> g c",
+            "MEMORY USAGE <stream>",
+            "INFO server",
+            "CONFIG GET save",
+        ),
     ),
     _CommandGroup(
         "administer (profile operator)",

@@ -39,6 +39,8 @@ HELPFUL = {
     "MEMORY USAGE",
     # Without it a removed consumer's name stays its owner's.
     "HDEL",
+    # Without it an entry that left its group with its consumer looks acknowledged.
+    "XGROUP CREATECONSUMER",
 }
 #: What each login needs; a call says so as long as nobody is logged in. (No ACL can take HELLO away.)
 LOGIN = {"HELLO", "PING"}

@@ -15,6 +15,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.settings import LimitsSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.plans import run_plan
 from redstreamd.streams.takes import Take
@@ -133,6 +134,53 @@ async def test_no_call_takes_redis_longer_because_a_group_has_many_consumers(
     slower = await _slower(bus, server, few)
     with measured:
         assert not slower
+
+
+async def _settle_times(bus: Bus, server: Server, stream: str, size: int) -> tuple[float, float]:
+    """Return Redis's least times, in microseconds: to settle what another acknowledged, between huge entries.
+
+    And to settle an entry of that size which is to be deleted, but is kept for another group.
+    """
+    content = "x" * size
+    first = server.command("XADD", stream, "1-1", "a", content)
+    server.command("XGROUP", "CREATE", stream, "g1", first)
+    server.command("XGROUP", "CREATE", stream, "waits", "0")
+    server.commands(*[("XADD", stream, f"{number}-1", "a", "b") for number in range(2, 40)])
+    server.command("XADD", stream, "100-1", "a", content)
+    took: list[tuple[int, int]] = []
+    for number in range(8):
+        lease = await _taken(bus, stream, "g1")
+        server.command("XACK", stream, "g1", *lease.attempts)
+        asked = -_microseconds(server)
+        settled = await run_plan(
+            bus.redis, bus.work.plan_settle(lease, (Action.DONE, Action.EXTEND)[number % 2])
+        )
+        asked += _microseconds(server)
+        assert settled.all_are(Outcome.ALREADY)
+        server.command("XGROUP", "CREATE", stream, f"kept{number}", "0")
+        lease = await _taken(bus, stream, f"kept{number}")
+        kept = -_microseconds(server)
+        settled = await run_plan(bus.redis, bus.work.plan_settle(lease, Action.DONE, delete=True))
+        kept += _microseconds(server)
+        assert settled.kept_for == "waits"
+        took.append((asked, kept))
+    return min(asked for asked, _ in took[2:]), min(kept for _, kept in took[2:])
+
+
+async def _taken(bus: Bus, stream: str, group: str) -> Lease:
+    work = await bus.work.take(Take(stream, group, "c", 1, 60.0, None, None), ME)
+    assert work.lease is not None
+    return bus.work.read_lease(work.lease, ME)
+
+
+@ON_REDIS
+@pytest.mark.limit(60)
+async def test_nothing_is_settled_slower_because_entries_are_large(bus: Bus, server: Server) -> None:
+    small = await _settle_times(bus, server, "small", 16)
+    large = await _settle_times(bus, server, "large", 16 << 20)
+    with measured:
+        for less, more in zip(small, large, strict=True):
+            assert more <= max(2 * less, less + 2_000), (small, large)
 
 
 @pytest.mark.settings(Settings(limits=LimitsSettings(max_groups_per_stream=3)))

@@ -51,7 +51,7 @@ for index = 1, #ids do
   local pending = not acknowledged[id] and (found[id] or redis.call('XPENDING', stream, group, id, id, 1)[1])
   local outcome = 'lost'
   if not pending then
-    if not acknowledged[id] and is_taken_out(stream, group, consumer, id, due_set, member) then
+    if not acknowledged[id] and is_taken_out(stream, group, consumer, due_set, member) then
       outcome = 'gone'
     else
       remove_due(due_set, member)

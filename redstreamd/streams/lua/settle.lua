@@ -88,8 +88,12 @@ local function needed_by(id)
   end
 end
 
+-- Returns whether an entry that was just acknowledged is in the stream. XRANGE would copy it, however large it is; this
+-- makes it pending again only if there is such an entry.
 local function exists(id)
-  return redis.call('XRANGE', stream, id, id)[1] ~= nil
+  local claimed = redis.pcall('XCLAIM', stream, group, consumer, 0, id, 'FORCE', 'JUSTID') -- optional
+  redis.call('XACK', stream, group, id)
+  return claimed.err ~= nil or #claimed > 0
 end
 
 local function dead_letter(id, pending, member)
@@ -157,7 +161,7 @@ for index = attempts, #ARGV, 2 do
   local pending = found[id] or redis.call('XPENDING', stream, group, id, id, 1)[1]
   local outcome
   if not pending then
-    if is_taken_out(stream, group, consumer, id, due_set, member) then
+    if is_taken_out(stream, group, consumer, due_set, member) then
       outcome = 'gone'
     else
       remove_due(due_set, member)
