@@ -346,8 +346,8 @@ def _refuse_if_all_lost(settled: Settled) -> None:
         raise BusError(
             Code.LEASE_LOST,
             f"Nothing was changed: {', '.join(lost[:10])} are not pending any more.",
-            cause=f"Consumer {settled.lease.consumer!r} is no longer in the group, or the group was made "
-            "anew or set back. Whether somebody finished them is not known.",
+            cause=f"Consumer {settled.lease.consumer!r} is no longer in the group: it was removed, or the "
+            "group was made anew. Whether somebody finished them is not known.",
             next_step="Call work_take: the group may deliver them again. If it does not, find out whether "
             "they were done before you add them anew.",
         )
