@@ -140,7 +140,7 @@ class Reloader:
         settings = in_force(self._settings, read)
         changed = tuple(differences(self._settings, settings))
         restart = tuple(differences(settings, read))
-        loaded.note_sources()
+        loaded.note_sources(kept=restart)
         if apply(self._running, frozenset(changed), settings, ring) and KEYS not in changed:
             changed += (KEYS,)
         self._settings = settings

@@ -69,15 +69,19 @@ def note_files(file: str, environment: str, variables: Mapping[str, str] | None 
     _places.variables = variables or {}
 
 
-def note_sources(given_by: Mapping[str, str], with_value: frozenset[str]) -> None:
+def note_sources(
+    given_by: Mapping[str, str], with_value: frozenset[str], kept: frozenset[str] = frozenset()
+) -> None:
     """Note what gives the settings that are put into force.
 
     Args:
         given_by: Dotted key to the variable or the option that gives it, such as ``--embedded``.
         with_value: The dotted keys that a source gives a value.
+        kept: The dotted keys that stay as they were in force: what gave them before is what is named.
     """
-    _places.given_by = given_by
-    _places.with_value = with_value
+    before = {key: by for key, by in _places.given_by.items() if key in kept}
+    _places.given_by = {key: by for key, by in given_by.items() if key not in kept} | before
+    _places.with_value = (with_value - kept) | (_places.with_value & kept)
 
 
 def settings_file() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_origin
 
@@ -64,8 +64,12 @@ class Loaded:
         """Return the value of a dotted key."""
         return _value(self.settings, key)
 
-    def note_sources(self) -> None:
-        """Let all texts name these sources: the settings are put into force."""
+    def note_sources(self, *, kept: Iterable[str] = ()) -> None:
+        """Let all texts name these sources: the settings are put into force.
+
+        Args:
+            kept: Dotted keys of which another value stays in force, that of a source noted before.
+        """
         note_sources(
             {key: source.given_by for key, source in self.sources.items() if source.given_by},
             frozenset(
@@ -73,6 +77,7 @@ class Loaded:
                 for key, source in self.sources.items()
                 if source.precedence is not Precedence.DEFAULT and self.value(key) is not None
             ),
+            frozenset(kept),
         )
 
     def shown(self, key: str) -> Any:

@@ -10,12 +10,17 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
 
+from redstreamd.daemon.reloader import Reloader
+from redstreamd.errors import remedies
 from redstreamd.presentation.uris import stream_uri
+from redstreamd.service.reload_events import ReloadEvent, SettingsReloaded
+from redstreamd.settings import load
 from tests.support import preloaded
 from tests.support.daemon import PROGRAM, Daemon, clean_environment, home, read_resource, running_daemon
 from tests.support.mcp_client import RawClient, raw_client
@@ -126,6 +131,38 @@ def test_texts_name_the_places_of_the_settings_in_force(redis: Server) -> None:
         wait_until(lambda: "Set REDIS_PASSWORD in the environment" in step())
         run.reload(f'{address}password = "wrong"\n')
         wait_until(lambda: f"Correct redis.password in {run.file}" in step())
+
+
+async def test_texts_name_the_places_of_what_stays_in_force_until_a_restart(tmp_path: Path) -> None:
+    file, secret = tmp_path / "redstreamd.toml", tmp_path / "secret"
+    secret.write_text("x")
+    secret.chmod(0o600)
+    remedies.note_files(str(file), "the environment")
+    file.write_text(f'[redis]\nhost = "127.0.0.1"\npassword_file = "{secret}"\n')
+    before = load(config=file, environ={"HOME": "/"})
+    before.note_sources()
+    named = remedies.password()
+    assert "the file of redis.password_file" in named
+    parts: Any = SimpleNamespace(bus=SimpleNamespace(), keys=SimpleNamespace(replace=lambda *_: False))
+    told: list[ReloadEvent] = []
+    reloader = Reloader(
+        before.settings,
+        lambda: load(config=file, environ={"HOME": "/"}),
+        cast("Any", SimpleNamespace(parts=parts, check=lambda _settings: None)),
+        cast("Any", SimpleNamespace(reloading=lambda: None, ready=lambda _status: None)),
+        status=str,
+        tell_clients=trio.lowlevel.checkpoint,
+        report=told.append,
+    )
+    nodes = 'nodes = ["127.0.0.1:1"]\nsentinel_primary = "m"\n'
+    for number in range(2):
+        file.write_text(f'[redis]\ntopology = "sentinel"\n{nodes}password = "{number}"\n')
+        file.chmod(0o600)
+        await reloader.reload()
+        assert {"redis.topology", "redis.password", "redis.password_file"} <= {*reloader.statistics().restart}
+        assert remedies.password() == named
+    assert [type(each) for each in told] == [SettingsReloaded] * 2
+    assert parts.bus.settings.redis == before.settings.redis
 
 
 @pytest.mark.parametrize("era", ["handshake", "modern"])

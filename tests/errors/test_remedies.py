@@ -13,8 +13,10 @@ import pytest
 
 from redstreamd.cli import serve
 from redstreamd.cli.options import add_settings_options, load_from, own_files
+from redstreamd.daemon.reload_table import differences, in_force
 from redstreamd.errors import remedies
-from redstreamd.settings import Loaded, describe
+from redstreamd.settings import Loaded, describe, load
+from redstreamd.settings.reloading import RESTART_ONLY
 from redstreamd.settings.sources import DEFAULT_FILE, ENVIRONMENT
 
 PACKAGE = Path(__file__).parents[2] / "redstreamd"
@@ -259,6 +261,37 @@ def test_settings_that_are_only_read_change_no_text(tmp_path: Path) -> None:
     assert remedies.password() == "REDIS_PASSWORD in the environment"
     loaded.note_sources()
     assert "the file of redis.password_file" in remedies.password()
+
+
+@pytest.mark.parametrize("key", RESTART_ONLY)
+def test_what_stays_in_force_until_a_restart_is_named_where_it_was_set(key: str) -> None:
+    remedies.note_sources({key: "$BEFORE", LIMIT: "$BEFORE"}, frozenset({key, LIMIT}))
+    remedies.note_sources({key: "--set"}, frozenset({key}), frozenset({key}))
+    assert remedies.setting(key) == f"{key} (given by $BEFORE)"
+    assert remedies.setting(LIMIT) == f"{LIMIT} in {remedies.settings_file()}"
+    # Nothing gave it, and the restart is still to come.
+    remedies.note_sources({}, frozenset())
+    remedies.note_sources({key: "--set"}, frozenset({key}), frozenset({key}))
+    assert "given by" not in remedies.setting(key)
+
+
+def test_another_topology_leaves_the_password_where_it_was(tmp_path: Path) -> None:
+    secret, file = tmp_path / "secret", tmp_path / "new.toml"
+    secret.write_text("x")
+    secret.chmod(0o600)
+    file.write_text(f"[redis]\nhost = 'a'\npassword_file = '{secret}'\n")
+    before = read(("--config", str(file)), {})
+    text = remedies.password()
+    assert "the file of redis.password_file" in text
+    sentinels = "topology = 'sentinel'\nnodes = ['b:26379']\nsentinel_primary = 'm'\n"
+    file.write_text(f"[redis]\n{sentinels}password = 'y'\n")
+    after = load(config=file, environ={"HOME": "/"})
+    now = in_force(before.settings, after.settings)
+    after.note_sources(kept=differences(now, after.settings))
+    assert remedies.password() == text
+    # It was taken back.
+    before.note_sources(kept=differences(now, before.settings))
+    assert remedies.password() == text
 
 
 def read(options: tuple[str, ...], environ: dict[str, str]) -> Loaded:
