@@ -162,18 +162,26 @@ def _decode_of(tool: Tool[Any]) -> _Decode:
     """Return what decodes the arguments of a tool.
 
     Those who wait for the same give the same text. They share what it was decoded to, which nobody modifies.
-    What is published is different each time, and is not kept.
+    What is published is different each time, and is not kept. Nor is a text with a filter, which may hold
+    anything, or one that is no plain text.
     """
     # To call a method takes less than to call what has it.
     decode: _Decode = _decoder_of(tool.arguments).__call__  # type: ignore[arg-type]
     if tool.wait is None or tool.permission is Permission.PUBLISH:
         return decode
-    known = functools.lru_cache(_MAX_REMEMBERED)(decode)
+    known: dict[bytes, Any] = {}
 
     def remembered(text: bytes | msgspec.Raw, colons: int | None) -> Any:
-        if colons is None and type(text) is bytes and len(text) <= _LONGEST_REMEMBERED:
-            return known(text)
-        return decode(text, colons)
+        if colons is not None or type(text) is not bytes or len(text) > _LONGEST_REMEMBERED:
+            return decode(text, colons)
+        given = known.get(text)
+        if given is None:
+            given = decode(text, None)
+            if given is not None and getattr(given, "filter", None) is None:
+                if len(known) >= _MAX_REMEMBERED:
+                    del known[next(iter(known))]
+                known[text] = given
+        return given
 
     return remembered
 
