@@ -23,6 +23,8 @@ from redstreamd.redisio.target import Target
 # Replies to PING from a server that is alive and answers other commands. MISCONF (it cannot save
 # to disk) refuses writes and PING, yet serves reads: degraded, not gone.
 _ALIVE: Final = frozenset({"MISCONF"})
+#: Replies that a change at the server ends, as well as one here; with those about permissions.
+_SERVER_CAN_HELP: Final = frozenset({"WRONGPASS", "DENIED", error_replies.LOGIN_NOT_NEEDED})
 
 
 async def log_in(execute: Callable[..., Awaitable[Any]], target: Target, role: str) -> str:
@@ -154,6 +156,7 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
     names = target.settings
     password = names.password if target.credentials is None else "the password that the login is made with"
     step = row.next_step
+    server_can_help = row.kind in _SERVER_CAN_HELP or row.code is Code.PERMISSION_DENIED
     if row.recovery is Recovery.NOT_EXECUTED:
         # A server that has no room for another client is not to be asked twice a second.
         full = row.kind == error_replies.MAX_CLIENTS
@@ -206,4 +209,4 @@ def refused(target: Target, command: str, error: RedisError, *, username: str | 
                 f"Correct the settings of this connection: the table [redis] in {settings_file()}, or "
                 "REDIS_* in the environment."
             )
-    return Problem(ProblemKind.SETTINGS, cause, step)
+    return Problem(ProblemKind.SETTINGS, cause, step, server_can_help=server_can_help)

@@ -194,7 +194,7 @@ class ReconnectingConnection:
         """Return the error for a command that could not be sent, because of `problem` or what is known."""
         known = self._operators_problem() or problem or self._problem or connect_errors.STILL_CONNECTING
         step = known.next_step
-        if known.kind is ProblemKind.SETTINGS:
+        if known.server_can_help:
             step = sentences(step, f"Changes in Redis are noticed within {SETTINGS_RETRY:g} s.")
         return RedisUnavailable(f"{self._target.name} is not available", cause=known.cause, next_step=step)
 

@@ -68,6 +68,8 @@ class Problem(msgspec.Struct, frozen=True):
         next_step: What an operator can change.
         roles: The connections that are missing because of it; empty where that is not known, or none is.
         seconds: For how long; 0 where that is not known.
+        server_can_help: Of a refused login, whether a change of its user, password or permissions at the
+            server alone may end it.
     """
 
     kind: ProblemKind
@@ -76,6 +78,7 @@ class Problem(msgspec.Struct, frozen=True):
     next_step: str
     roles: tuple[Role, ...] = ()
     seconds: float = 0.0
+    server_can_help: bool = False
 
     def __post_init__(self) -> None:
         """Make control characters in both texts visible."""

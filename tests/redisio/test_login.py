@@ -92,6 +92,8 @@ async def test_wrong_logins_name_what_to_change(
     assert failure.kind is ProblemKind.SETTINGS
     assert cause in failure.cause
     assert next_step in failure.next_step
+    # Where no password is set here, this is where one has to be set.
+    assert failure.server_can_help is (password is not None)
     assert "secret" not in repr(failure)
     assert "wrong" not in failure.cause.replace("WRONGPASS", "")
 
@@ -101,6 +103,7 @@ async def test_a_password_that_the_server_does_not_ask_for_is_an_error_that_says
     assert failure.kind is ProblemKind.SETTINGS
     assert "a password is configured here, but this Redis has none" in failure.cause
     assert "Remove REDIS_PASSWORD" in failure.next_step
+    assert failure.server_can_help
     assert "unexpected" not in repr(failure)
 
 

@@ -28,7 +28,8 @@ from redstreamd.redisio.target import Target
 REFUSED = Problem(ProblemKind.UNREACHABLE, "Connection refused", "start it")
 SILENT = Problem(ProblemKind.UNREACHABLE, "no answer", "look for it")
 LOADING = Problem(ProblemKind.NOT_SERVING, "LOADING", "wait")
-WRONGPASS = Problem(ProblemKind.SETTINGS, "WRONGPASS", "correct it")
+WRONGPASS = Problem(ProblemKind.SETTINGS, "WRONGPASS", "correct it", server_can_help=True)
+NO_TLS = Problem(ProblemKind.SETTINGS, "the server answers in TLS", "set it")
 
 
 @pytest.fixture
@@ -189,6 +190,17 @@ async def test_settings_failures_are_retried_every_thirty_seconds_and_named_at_o
         nursery.cancel_scope.cancel()
     assert bench.gaps() == pytest.approx([30.0] * 4)
     assert [type(event) for event in bench.events] == [ConnectFailed, Connected]
+
+
+async def test_what_only_a_change_here_helps_says_nothing_of_redis() -> None:
+    bench = Bench([Outcome(NO_TLS)])
+    role = bench.reconnecting()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(role.run)
+        with pytest.raises(RedisUnavailable) as refused:
+            await role.wait_open()
+        nursery.cancel_scope.cancel()
+    assert refused.value.next_step == "set it"
 
 
 async def test_a_loading_server_is_asked_every_half_second() -> None:
