@@ -13,7 +13,7 @@ from redstreamd.presentation.views import Views
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.group_lists import GroupLists
-from redstreamd.streams.listing import MAX_ASKED
+from redstreamd.streams.listing_pages import MAX_ASKED
 
 #: The specification's limit for one result (server/utilities/completion).
 MAX_SUGGESTIONS = 100

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
 
 import msgspec
 import trio
@@ -18,14 +16,14 @@ from redstreamd.redisio.error_replies import KEY_DENIED
 from redstreamd.redisio.node import Node
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.unexpected_replies import UNREADABLE, unexpected_reply
+from redstreamd.streams import listing_pages
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.error_context import explain_errors
+from redstreamd.streams.listing_pages import ASKED_AT_ONCE, Places, page_of
 from redstreamd.streams.name_listing import Listing, filtered_listing, sorted_listing
 from redstreamd.streams.names import is_companion_key, is_stream_name
 from redstreamd.streams.scripts import load
 from redstreamd.streams.shared_requests import SharedRequest
-
-T = TypeVar("T")
 
 _POSITIONS = load("info", "positions")
 
@@ -39,17 +37,8 @@ MAX_SCANS_AT_ONCE = 2
 #: Where there are more keys than this, a listing is used again: so many seconds for a first page, and for
 #: those that follow. What is created meanwhile is listed afterwards.
 FEW_KEYS, FRESH_SECONDS, PAGING_SECONDS = 2_000, 2.0, 30.0
-#: Streams that are asked for in one script: 0.4 ms of the server.
-ASKED_AT_ONCE = 25
-#: Streams that one call asks for, listed or not. Each that may not be accessed is a command of its own.
-MAX_ASKED = 2_000
 #: Listings kept, for different patterns; together they have no more names than one scan may find.
 MAX_KEPT = 8
-#: Cursors of which it is remembered where they stand.
-_MAX_PLACES = 256
-#: A cursor beyond names that were passed: the last listed name, and how many were passed after it. No
-#: listed name looks so: it would be one of a companion key.
-_BEYOND = re.compile(r"(.*):rs:call:([0-9]{1,6})", re.DOTALL)
 
 #: All nodes, each with its incarnation: others as soon as another process may be one of the servers.
 Servers = tuple[tuple[Node, int], ...]
@@ -65,26 +54,6 @@ class StreamSummary(msgspec.Struct, frozen=True):
     now: int
 
 
-class _Place(msgspec.Struct, frozen=True):
-    """A place in a listing.
-
-    Attributes:
-        listed: The last name that was listed; None if there was none.
-        passed: How many names after that were passed.
-        at: The last name that was passed or listed; None for the beginning.
-    """
-
-    listed: str | None
-    passed: int
-    at: str | None
-
-    def after(self, names: Sequence[str], last: str | None) -> _Place:
-        """Return the place after further names, of which the last listed one of all may be one."""
-        if last in names:
-            return _Place(last, len(names) - 1 - names.index(last), names[-1])
-        return _Place(self.listed, self.passed + len(names), names[-1])
-
-
 class Lister:
     """Lists streams and reads where they end."""
 
@@ -97,8 +66,7 @@ class Lister:
         self._kept: dict[str, Listing] = {}
         # What is listed to some callers, with the listing that it is a part of; the oldest first.
         self._filtered: dict[tuple[str, StreamFilter], tuple[Listing, Listing]] = {}
-        # The names at which cursors beyond others stand, which they do not tell; the oldest first.
-        self._places: dict[tuple[str, StreamFilter | None, str], str] = {}
+        self._places = Places()
         # Of which servers what is kept was listed.
         self._servers: Servers = ()
         self._slots = trio.Semaphore(MAX_SCANS_AT_ONCE)
@@ -171,27 +139,29 @@ class Lister:
             count: The most to return.
 
         Returns:
-            The names, and whether all were looked at. Where Redis denies some, streams are asked for one by
-            one, at most about `MAX_ASKED` in a call: what comes behind these is left out.
+            The names, and whether those are all. Where Redis denies some, streams are asked for one by one,
+            at most `MAX_ASKED` in a call: what comes behind these is left out.
 
         Raises:
             BusError: CONNECTION_ERROR and the like.
         """
         found: list[str] = []
-        asked, some = 0, min(max(1, count), SCANNED_AT_ONCE)
+        left, some = listing_pages.MAX_ASKED, min(count + 1, SCANNED_AT_ONCE)
         for first in range(0, len(names), some):
-            if len(found) >= count or asked >= MAX_ASKED:
-                return found[:count], False
             unknown = [name for name in names[first : first + some] if name not in listing.denied]
             await trio.lowlevel.checkpoint()
-            permitted = await self._permitted(unknown)
-            if denied := set(unknown).difference(permitted):
+            asked = unknown[:left]
+            permitted = await self._permitted(asked)
+            if denied := set(asked).difference(permitted):
                 # So many are asked for one by one because of each that is denied.
-                alike = len(unknown) if self._redis.topology.has_slots else ASKED_AT_ONCE
-                asked += min(len(unknown), alike * len(denied))
+                alike = len(asked) if self._redis.topology.has_slots else ASKED_AT_ONCE
+                left -= min(len(asked), alike * len(denied))
                 listing.denied.update(denied)
             found += permitted
-        return found[:count], len(found) <= count
+            # One more than `count`, because others may be denied.
+            if len(found) > count or len(asked) < len(unknown):
+                return found[:count], False
+        return found, True
 
     async def _permitted(self, streams: Sequence[str]) -> dict[str, str]:
         """Return, by themselves, the names of those streams that our user of Redis may access."""
@@ -232,91 +202,23 @@ class Lister:
 
         Returns:
             The page, the cursor of the next one, and whether there is more. Companion keys of
-            redstreamd are left out, and streams that our user of Redis may not access, which the cursor does
-            not name either. So that a call asks for at most `MAX_ASKED` streams, a page may be short or empty
-            although there is more.
+            redstreamd are left out, and streams that our user of Redis may not access: the cursor does not
+            name them, and they are not what there is more of. But a call asks for at most `MAX_ASKED`
+            streams: there may be more behind these, where a page is short or empty because of them.
 
         Raises:
             BusError: TOO_LARGE, as `names`.
         """
         listing = await self.names(pattern, goes_on=cursor is not None, readable=readable)
-        return await self._page_of(
-            listing, self._ends, pattern, cursor=cursor, count=count, readable=readable
-        )
+        of = pattern, readable
+        return await page_of(listing, self._ends, self._places, of, cursor=cursor, count=count)
 
     async def name_page_of(
         self, listing: Listing, pattern: str, *, cursor: str | None, count: int, readable: StreamFilter | None
     ) -> tuple[list[str], str, bool]:
         """Return a page as `page`, but of names alone, of the listing that `names` returned for the same."""
-        ask = self._permitted
-        return await self._page_of(listing, ask, pattern, cursor=cursor, count=count, readable=readable)
-
-    async def _page_of(
-        self,
-        listing: Listing,
-        ask: Callable[[Sequence[str]], Awaitable[Mapping[str, T | None]]],
-        pattern: str,
-        *,
-        cursor: str | None,
-        count: int,
-        readable: StreamFilter | None,
-    ) -> tuple[list[T], str, bool]:
-        """Return a page of a listing of what `ask` returns for streams.
-
-        That is None for a stream that does not exist, and nothing for one that is not permitted.
-        """
-        place = self._place(listing, pattern, readable, cursor)
-        last = None
-        lines: list[T] = []
-        asked, some = 0, count
-        while True:
-            names = listing.after(place.at, some + 1)
-            chosen = names[:some]
-            unknown = [name for name in chosen if name not in listing.denied]
-            if len(unknown) > MAX_ASKED - asked:
-                chosen = chosen[: chosen.index(unknown[MAX_ASKED - asked])]
-                unknown = unknown[: MAX_ASKED - asked]
-            answers = await ask(unknown)
-            listing.denied.update(name for name in unknown if name not in answers)
-            asked += len(unknown)
-            found = [(name, line) for name in chosen if (line := answers.get(name)) is not None]
-            room, is_last = count - len(lines), len(names) == len(chosen)
-            lines += [line for _, line in found[:room]]
-            last = found[:room][-1][0] if found else last
-            if is_last or len(lines) == count:
-                return lines, last or cursor or "", not is_last or len(found) > room
-            place = place.after(chosen, last)
-            if asked >= MAX_ASKED:
-                return lines, self._cursor(place, pattern, readable), True
-            # Those that are known to be denied cost Redis nothing, and others have their turn between them.
-            some = max(count, ASKED_AT_ONCE) if unknown else SCANNED_AT_ONCE
-            await trio.lowlevel.checkpoint()
-
-    def _place(
-        self, listing: Listing, pattern: str, readable: StreamFilter | None, cursor: str | None
-    ) -> _Place:
-        """Return where a cursor stands."""
-        beyond = _BEYOND.fullmatch(cursor or "")
-        if beyond is None:
-            return _Place(cursor, 0, cursor)
-        listed, passed = beyond[1] or None, int(beyond[2])
-        at = self._places.get((pattern, readable, beyond[0]))
-        if at is None:
-            # Given by another process, or long ago.
-            at = next(reversed(listing.after(listed, passed)), listed)
-        return _Place(listed, passed, at)
-
-    def _cursor(self, place: _Place, pattern: str, readable: StreamFilter | None) -> str:
-        """Return the cursor that stands at a place, which is remembered: streams come and go."""
-        if not place.passed or place.at is None:
-            return place.listed or ""
-        cursor = f"{place.listed or ''}:rs:call:{place.passed}"
-        key = (pattern, readable, cursor)
-        self._places.pop(key, None)
-        if len(self._places) >= _MAX_PLACES:
-            del self._places[next(iter(self._places))]
-        self._places[key] = place.at
-        return cursor
+        of = pattern, readable
+        return await page_of(listing, self._permitted, self._places, of, cursor=cursor, count=count)
 
     async def names(
         self, pattern: str, *, goes_on: bool = False, readable: StreamFilter | None = None

@@ -11,6 +11,7 @@ from redstreamd.errors import BusError
 from redstreamd.streams import known_names, listing
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.error_context import stream_not_found
+from redstreamd.streams.listing_pages import ASKED_AT_ONCE
 from redstreamd.streams.name_listing import sorted_listing
 from tests.support.buses import ON_REDIS
 from tests.support.longest_step import longest_step, unit_seconds
@@ -59,7 +60,8 @@ async def test_the_pages_of_a_long_listing_come_from_one_scan_that_holds_up_nobo
         found += [each.stream for each in page]
     assert found == names[: len(found)]
     # Where they end is asked for many at a time.
-    assert _calls(server, "evalsha") - asked == -(-(len(found) - 50) // 100) * 100 // listing.ASKED_AT_ONCE
+    scripts_of_page = -(-(100 + 1) // ASKED_AT_ONCE)
+    assert _calls(server, "evalsha") - asked == -(-(len(found) - 50) // 100) * scripts_of_page
     # Nor does whoever lists them at the same time.
     async with trio.open_nursery() as nursery:
         for _ in range(64):
