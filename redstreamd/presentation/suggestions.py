@@ -110,13 +110,10 @@ class Suggester:
 
     async def _streams(self, prefix: str, _others: Mapping[str, str]) -> _Found:
         listing = await self._bus.lister.names("*", readable=self._views.readable)
-        # More than are suggested: those that may be named can stand behind others.
+        # More than are suggested: those that may be named can stand behind others, which do not count.
         names, total = listing.beginning_with(prefix, MAX_SUGGESTIONS + MAX_ASKED)
-        found, is_all = await self._bus.lister.permitted(listing, names, MAX_SUGGESTIONS)
-        if is_all and total == len(names):
-            return _Found(found, len(found))
-        # How many of the others may be named is known only where none was denied.
-        return _Found(found, None if listing.denied else total)
+        found, is_all = await self._bus.lister.permitted(listing, names, len(names))
+        return _Found(found, len(found) if is_all and total == len(names) else None)
 
     async def _groups(self, prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others:

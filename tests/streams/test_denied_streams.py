@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from redstreamd.presentation.daemon_health import DaemonHealth
+from redstreamd.presentation.suggestions import Suggester, Suggestions
 from redstreamd.presentation.views import Views
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.standalone import Standalone
@@ -244,6 +245,18 @@ async def _name_page(
 ) -> tuple[list[str], str, bool]:
     names = await bus.lister.names(pattern, goes_on=cursor is not None)
     return await bus.lister.name_page_of(names, pattern, cursor=cursor, count=count, readable=None)
+
+
+@ON_REDIS
+@pytest.mark.parametrize("denied", [0, 1, 400])
+async def test_the_number_of_suggestions_counts_no_stream_that_may_not_be_accessed(
+    server: Server, denied: int
+) -> None:
+    names = [f"m:{name:03}:open" for name in range(120)] + [f"m:z{name:03}:secret" for name in range(denied)]
+    server.commands(*(("XADD", name, "*", "f", "v") for name in names))
+    async with fenced_bus(server) as bus:
+        suggested = await Suggester(Views(bus, cast("DaemonHealth", None))).suggest("stream", "m:", {})
+    assert suggested == Suggestions(names[:100], 120)
 
 
 @ON_REDIS
