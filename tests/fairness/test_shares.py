@@ -16,8 +16,9 @@ Alone means that `make soak-ci` and `make soak` run nothing beside, and that the
 before others of the machine (see `before_others`). Then a lack of cores hardly shows.
 
 *Its due*: a client whose program has no core asks for less, the more so the fewer calls it keeps in flight.
-So what a client gets is compared with what it was due as long as it asked (see share_counter.py). Only those
-with many calls in flight ask all the time, and get as many answers.
+So what a client gets is compared with what it was due as long as the daemon had anything of it that it could
+go on with (see share_counter.py): not while the client, or Redis, has all of its calls. Only those with many
+calls in flight ask all the time, and get as many answers.
 
 *In sum*: slices of the eight and slices of one client alternate. The one asks for the same on as many
 connections, the light one beside it as well: more connections and the light one make any call dearer, whoever
@@ -151,6 +152,14 @@ def test_without_fair_turns_who_asks_most_gets_most(redis: Server) -> None:
     with counting_daemon(redis, "--first-come") as daemon:
         found = measure(Field(redis, daemon), EIGHT, 0.5, polite=False, counts=True)
     assert min(found.of_due) < 0.5 * BESIDE_TESTS.of_due, found
+
+
+@pytest.mark.parametrize("what", ["messages", "commands", "replies"])
+def test_a_client_with_few_calls_that_is_held_back_is_seen(what: str, redis: Server) -> None:
+    with counting_daemon(redis, "--late", what) as daemon:
+        found = measure(Field(redis, daemon), EIGHT, 0.5, polite=False, counts=True)
+    assert found.of_due[0] < 0.5 * BESIDE_TESTS.of_due, found
+    assert min(found.of_due[1:]) >= BESIDE_TESTS.of_due, found
 
 
 @pytest.mark.parametrize("seconds", counts(1.5, ci=3, full=6))
