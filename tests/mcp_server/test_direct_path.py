@@ -275,6 +275,8 @@ def values_of(name: str, schema: Mapping[str, Any], world: World) -> list[Any]:
         "end": ["latest", "9999999999999-0"],
         "cursor": ["0-0", "nonsense"],
         "min_id": ["1-1"],
+        # Of all that is there, and of nothing: an age between would be reached between the two ways.
+        "max_age_seconds": [0.001, 3600],
         "pattern": ["*", "a:b:*"],
     }
     if name in named:
