@@ -139,11 +139,17 @@ def is_on_purpose(revision: str, line: bytes, as_line: Any, over_http: Any) -> b
     - What a header cannot repeat is refused as a header that differs: what should be a text and is none.
     - `initialize` is no method of the newest revision. As a line it is refused as an older revision.
     - A batch, and a request without its envelope, is refused in other words.
+    - A notification that its headers do not allow is refused without an id. As a line it is not answered.
     """
     (line_answers, _, line_state), (http_answers, _, http_state) = as_line, over_http
-    if line_state != http_state or len(line_answers) != 1 or len(http_answers) != 1:
+    if line_state != http_state or len(line_answers) > 1 or len(http_answers) != 1:
         return False
-    refused, refused_over_http = line_answers[0], http_answers[0]
+    refused_over_http = http_answers[0]
+    if not line_answers:
+        notification = meant(line)
+        is_refused = "error" in refused_over_http and refused_over_http["id"] is None
+        return is_refused and isinstance(notification, dict) and "id" not in notification
+    refused = line_answers[0]
     if refused["id"] != refused_over_http["id"]:
         return False
     message = meant(line)
