@@ -156,14 +156,13 @@ async def test_writes_go_on_after_an_election_and_nothing_that_was_replicated_is
                     before = history.count(Told.ACKNOWLEDGED)
                     # Confirmed again, so there is a replica to promote.
                     await until(lambda: history.count(Told.ACKNOWLEDGED) > before + 20)  # noqa: B023
-                    former = sentinels.primary()
                     async with switches(sentinels, clock) as switched, broken(sentinels, how):
                         await until(lambda: switched)
                         mark = switched[0]
                         await until(lambda: served[-1] > mark)  # noqa: B023
                         seconds.append(next(each for each in served if each > mark) - mark)
+                    # The former one may have been elected again since, by sentinels that had no core for a while.
                     await trio.to_thread.run_sync(sentinels.wait_ok)
-                    assert sentinels.primary() is not former
                 before = history.count(Told.ACKNOWLEDGED)
                 await until(lambda: history.count(Told.ACKNOWLEDGED) > before + 20)
                 ended = True
