@@ -342,19 +342,23 @@ def _refuse_if_all_lost(settled: Settled) -> None:
     lost = settled.lost
     if not lost or len(lost) < len(settled.outcomes):
         return
-    if settled.all_are(Outcome.GONE):
+    owned, gone = settled.ids(Outcome.LOST), settled.ids(Outcome.GONE)
+    others = f"another attempt owns {', '.join(owned[:10])} now"
+    if gone:
         raise BusError(
             Code.LEASE_LOST,
-            f"Nothing was changed: {', '.join(lost[:10])} are not pending any more.",
+            f"Nothing was changed: {', '.join(gone[:10])} are not pending any more"
+            f"{f', and {others}' if owned else ''}.",
             cause=f"Consumer {settled.lease.consumer!r} is no longer in the group: it was removed, or the "
-            "group was made anew. Whether somebody finished them is not known.",
-            next_step="Call work_take: the group may deliver them again. If it does not, find out whether "
-            "they were done before you add them anew.",
+            "group was made anew. Whether somebody finished what is not pending is not known.",
+            next_step="Call work_take: the group may deliver it again. If it does not, find out whether "
+            "it was done before you add it anew.",
         )
     raise BusError(
         Code.LEASE_LOST,
-        f"Nothing was changed: another attempt owns {', '.join(lost[:10])} now.",
-        cause="The lease ran out and the entries were taken again, or a newer lease replaced it.",
+        f"Nothing was changed: {others}.",
+        cause="The lease ran out and the entries were taken again, a newer lease replaced it, or an operator "
+        "moved them to another consumer.",
         next_step="Drop these entries; call work_take for more, and extend leases in time.",
     )
 

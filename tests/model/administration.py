@@ -99,11 +99,9 @@ class Administration(Calling):
         code = self.world.missing(name, group)
         state = None if code else self.world.streams[name].groups[group]
         held = {} if state is None else {o: p for o, p in state.pending.items() if p.owner == consumer}
-        if code is None:
-            known = self.server.command("XINFO", "CONSUMERS", name, group)
-            names = {dict(zip(one[::2], one[1::2], strict=True))[b"name"].decode() for one in known}
-            if consumer not in names or (pending == "refuse" and held):
-                code = "INVALID_ARGUMENT"
+        refused = pending == "refuse" and held
+        if code is None and (refused or consumer not in self.consumers(name, group)):
+            code = "INVALID_ARGUMENT"
         self.world.deliveries += 1
         heir = "b" if consumer == "a" else "a"
         more = {"to_consumer": heir} if pending == "hand_over" else {}
@@ -124,6 +122,11 @@ class Administration(Calling):
         alive = held.keys() & self.world.streams[name].entries.keys()
         for one, was in held.items():
             del state.pending[one]
+            if pending == "lose":
+                if was.held and was.leased:
+                    state.lost.add((one, was.attempt))
+            else:
+                state.forget(one, was.attempt)
             if pending in ("release", "hand_over") and one in alive:
                 released = pending == "release"
                 owner = RELEASED if released else heir

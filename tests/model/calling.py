@@ -105,6 +105,11 @@ class Calling(RuleBasedStateMachine):
         assert not whole["isError"], whole["content"]
         return json.loads(whole["content"][0]["text"])
 
+    def consumers(self, stream: str, group: str) -> set[str]:
+        """Return the consumers of a group that exists."""
+        known = self.server.command("XINFO", "CONSUMERS", stream, group)
+        return {dict(zip(one[::2], one[1::2], strict=True))[b"name"].decode() for one in known}
+
     def stored(self, stream: str, flat: Sequence[bytes]) -> Decoded:
         """Return what an entry holds that was written to a stream, from its words in Redis."""
         # What waited in quarantine was written there by the test itself.

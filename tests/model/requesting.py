@@ -49,8 +49,10 @@ class Requesting(Working):
         """Answer the first entry of a lease, which need not be a request."""
         name, group = lease.stream, lease.group
         entry_id = min(lease.attempts, key=order)
-        own, already, _ = self.world.fates(attrs.evolve(lease, attempts={entry_id: lease.attempts[entry_id]}))
         code = self.world.missing(name, group)
+        removed = code is None and lease.consumer not in self.consumers(name, group)
+        one = attrs.evolve(lease, attempts={entry_id: lease.attempts[entry_id]})
+        own, already, _ = self.world.fates(one, removed=removed)
         stream = self.world.streams.get(name)
         members = None if stream is None else stream.entries.get(entry_id)
         question = (members or {}).get("question")
@@ -67,6 +69,8 @@ class Requesting(Working):
         if code == "INVALID_ARGUMENT" and own and members is None:
             # It was about to be answered, and stays under its lease.
             self.world.group(name, group).pending[entry_id].leased = True
+        if code != "INVALID_ARGUMENT" or members is None:
+            self.note_settled(one, own | already)
         if told is None:
             return
         assert (told["done"], told["already_done"]) == (sorted(own), sorted(already))

@@ -215,6 +215,9 @@ class Working(Calling):
             anew = before is None or entry["id"] in fresh
             assert entry["attempt"] == (1 if anew or before is None else before.attempt + 1)
             state.pending[entry["id"]] = Pending(consumer, entry["attempt"], delivery=self.world.deliveries)
+            state.forget(entry["id"], entry["attempt"])
+            if not anew:
+                state.forget(entry["id"], entry["attempt"] - 1)
         if fresh:
             state.position = fresh[-1]
         assert ("lease" in taken) is bool(ids)
@@ -228,13 +231,17 @@ class Working(Calling):
         if chosen is not None:
             lease = attrs.evolve(lease, attempts={one: lease.attempts[one] for one in chosen})
         name, group = lease.stream, lease.group
-        own, already, lost = self.world.fates(lease)
         code = self.world.missing(name, group)
+        consumers = set() if code else self.consumers(name, group)
+        own, already, lost = self.world.fates(lease, removed=lease.consumer not in consumers)
         if code is None and not own and not already:
             code = "LEASE_LOST"
         tool, more = _settlement(action)
         entry_ids = None if chosen is None else sorted(chosen)
         told = self.expect(code, tool, lease=lease.token, entry_ids=entry_ids, **more)
+        # Nor does it bring a consumer back that was removed.
+        assert not consumers or self.consumers(name, group) == consumers
+        self.note_settled(lease, own | already)
         if told is None:
             return
         stream = self.world.streams[name]
@@ -268,13 +275,18 @@ class Working(Calling):
                     stream.entries.pop(one, None)
         assert told.get("kept_for") in (needing or {None})
 
+    def note_settled(self, lease: Lease, settled: set[str]) -> None:
+        """What was settled once stays so."""
+        for one in settled:
+            self.world.group(lease.stream, lease.group).forget(one, lease.attempts[one])
+
     def forget_what_has_no_content(self, name: str, group: str) -> None:
         """Entries that were deleted from the stream leave the pending list when somebody meets them."""
         listed = {row[0].decode() for row in self.server.command("XPENDING", name, group, "-", "+", 1_000)}
         stream = self.world.streams[name]
         pending = stream.groups[group].pending
         for one in [one for one in pending if one not in listed and one not in stream.entries]:
-            del pending[one]
+            stream.groups[group].forget(one, pending.pop(one).attempt)
 
     def note_letters(self, name: str, group: str) -> set[str]:
         """Take over new dead letters, check what they say, and return which entries they were."""
@@ -287,6 +299,7 @@ class Working(Calling):
             assert letter.dead_letter is not None
             entry_id = letter.dead_letter["id"]
             held = self.world.group(name, group).pending.pop(entry_id)
+            self.world.group(name, group).forget(entry_id, held.attempt)
             assert letter.members == self.world.streams[name].entries[entry_id]
             assert letter.dead_letter["attempts"] == held.attempt
             assert letter.dead_letter["consumer"] == held.owner

@@ -57,11 +57,23 @@ class Pending:
 
 @attrs.define
 class Group:
-    """A consumer group: its position, its pending entries by ID, and its limit of deliveries; 0 for never."""
+    """A consumer group.
+
+    Attributes:
+        position: The last entry it delivered.
+        pending: By entry ID.
+        max_deliveries: Its limit of deliveries; 0 for never.
+        lost: Entry ID and attempt of what went with a consumer that was removed while it worked on them.
+    """
 
     position: str
     pending: dict[str, Pending] = attrs.field(factory=dict)
     max_deliveries: int = MAX_DELIVERIES
+    lost: set[tuple[str, int]] = attrs.field(factory=set)
+
+    def forget(self, one: str, attempt: int) -> None:
+        """Forget that an attempt was lost: it was settled since, or is the number of another delivery."""
+        self.lost.discard((one, attempt))
 
     def limit_for(self, asked: int | None) -> int:
         """Return the limit that counts for whoever asks for one: the group's, unless that allows fewer."""
@@ -169,16 +181,24 @@ class World:
         """Return a group that exists."""
         return self.streams[stream].groups[group]
 
-    def fates(self, lease: Lease) -> tuple[set[str], set[str], set[str]]:
-        """Return the entries of a lease that are still its own, settled, and another's."""
+    def fates(self, lease: Lease, *, removed: bool = False) -> tuple[set[str], set[str], set[str]]:
+        """Return the entries of a lease that are still its own, settled, and another's or lost.
+
+        Args:
+            lease: What was taken.
+            removed: Whether its consumer is not in the group, so that what was lost with it is known.
+        """
         if self.missing(lease.stream, lease.group) is not None:
             return set(), set(), set()
-        pending = self.group(lease.stream, lease.group).pending
-        already = {one for one in lease.attempts if one not in pending}
+        group = self.group(lease.stream, lease.group)
+        pending = group.pending
+        gone = {one for one, attempt in lease.attempts.items() if removed and (one, attempt) in group.lost}
+        gone -= pending.keys()
+        already = lease.attempts.keys() - pending.keys() - gone
         own = {
             one
             for one, attempt in lease.attempts.items()
-            if one not in already
+            if one in pending
             and (pending[one].owner, pending[one].attempt) == (lease.consumer, attempt)
             and pending[one].delivery <= lease.delivery
         }
