@@ -140,7 +140,7 @@ def check_model(
         toolbox = toolbox_over(threads.buses[0], REGISTRY, [Profile.OPERATOR, Profile.RED_STREAM])
         attributes = {"server": server, "threads": threads, "toolbox": toolbox, "succeeded": succeeded}
         attributes |= known or {}
-        # Chance may leave a tool out of the first run, and where Hypothesis was given a seed it would draw the
+        # Chance may leave a tool out of the first run, and where Hypothesis has a seed it would draw the
         # same again: the further runs have seeds of their own. A tool without a rule is left out of all.
         for run in range(FURTHER_RUNS + 1):
             drawn = type("Machine", (machine,), attributes)
