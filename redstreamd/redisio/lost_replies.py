@@ -163,6 +163,8 @@ class _Repetition(msgspec.Struct, gc=False):
     answered_by: Callable[[Node, Connection], None] | None
     repeats: int = 0
     redirections: int = 0
+    # Of an earlier sending, which may have been executed.
+    lost: ConnectionEnded | None = None
 
     async def run(self, node: Node | None, error: RedisError | ConnectionEnded | None) -> Any:
         """Go on after `error`, or without a connection to begin with, as far as its recovery allows.
@@ -241,23 +243,32 @@ class _Repetition(msgspec.Struct, gc=False):
         await self._pause_unless_late(noted)
 
     async def _pause_unless_late(self, refusal: BusError) -> None:
-        """Wait before the command is sent again; raise `refusal` if no time is left for that."""
+        """Wait before the command is sent again; raise `refusal` if no time is left for that.
+
+        Raises:
+            BusError: `refusal`; `CommandTimedOut` if an earlier sending may have been executed.
+        """
         wait = pause(REPEAT_BACKOFF, self.repeats)
         self.repeats += 1
         self.redirections = 0
         last_repeat = self.deadline - REPEAT_ROOM_SECONDS
-        if trio.current_time() + wait >= last_repeat:
+        # Twice, because this process may have been held up.
+        if trio.current_time() + wait < last_repeat:
+            await trio.sleep(wait)
+            if trio.current_time() < last_repeat:
+                return
+        if self.lost is None:
             raise refusal from None
-        await trio.sleep(wait)
-        # Again, because this process may have been held up.
-        if trio.current_time() >= last_repeat:
-            raise refusal from None
+        cause = f"{self.lost.problem.cause}; then {refusal.cause}"
+        raise CommandTimedOut(str(self.args[0]), seconds=self.routes.command_timeout, cause=cause) from None
 
     def _check_repeatable(self, node: Node | None, error: ConnectionEnded) -> None:
         """Raise what the caller gets of a lost connection, if the command is not sent again."""
         if node is not None:
             self.routes.connection_lost(node)
         unknown = error.recovery is Recovery.UNKNOWN
+        if unknown:
+            self.lost = error
         command = str(self.args[0])
         if unknown and not self.retry_safe:
             raise OutcomeUnknown(command, cause=error.problem.cause)

@@ -15,6 +15,7 @@ from redstreamd.redisio.error_replies import reply_error
 from redstreamd.redisio.lost_replies import Redirection
 from redstreamd.redisio.node import Node
 from redstreamd.redisio.redis_errors import (
+    CommandTimedOut,
     NotSent,
     OutcomeUnknown,
     Problem,
@@ -191,6 +192,32 @@ class Redirecting(Standalone):
 
     def follow(self, _node: Node, _key: str | bytes | None, _error: RedisError) -> Redirection:
         return Redirection(self.other, asking=True)
+
+
+@pytest.mark.parametrize("was_sent", [False, True])
+async def test_what_may_have_been_executed_is_not_refused_as_if_it_were_not(
+    redis: Server, was_sent: bool
+) -> None:
+    """Its repetition is refused until there is no time left."""
+    problem = Problem(ProblemKind.UNREACHABLE, "a test", "Wait.")
+    topology = Redirecting(Deployment(Target(path=redis.path)), Target(path=redis.path))
+    async with running_topology(topology), trio.open_nursery() as nursery:
+        await nursery.start(topology.other.run)
+        await topology.other.wait_connected()
+        with pytest.raises(CommandTimedOut if was_sent else RedisUnavailable) as refused:
+            await deliver(
+                topology,
+                ("NOSUCH",),
+                "k",
+                Role.COMMAND,
+                retry_safe=True,
+                deadline=trio.current_time() + 1.5,
+                after=ReplyLost(problem) if was_sent else NotSent(problem),
+            )
+        assert ("Nothing was changed" in refused.value.next_step) is not was_sent
+        assert "NOSUCH" in refused.value.cause
+        assert ("a test" in refused.value.cause) is was_sent
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_node_that_is_named_and_does_not_answer_is_waited_for_and_named(redis: Server) -> None:

@@ -187,17 +187,19 @@ async def test_who_may_not_ask_for_consumers_settles_all_the_same(
         redis.command("ACL", "DELUSER", "narrow")
 
 
-async def test_with_full_memory_it_is_not_known_whether_the_consumer_is_there(redis: Server) -> None:
-    async with bus_at(Target(path=redis.path)) as bus:
-        await call(bus, "stream_add", stream="s", entries=[{"n": 1}])
-        taken = await call(bus, "work_take", stream="s", group="g", consumer="c", count=1)
-        redis.command("XGROUP", "DELCONSUMER", "s", "g", "c")
-        redis.command("CONFIG", "SET", "maxmemory", 1)
-        try:
-            done = await answer(bus, "work_done", lease=taken["lease"])
-        finally:
-            redis.command("CONFIG", "SET", "maxmemory", 0)
-    assert said_of(done["structuredContent"], taken["entries"][0]["id"]) == "already_done"
+@pytest.mark.parametrize("tool", TOOLS)
+async def test_with_full_memory_a_consumer_that_is_gone_is_gone(
+    bus: Bus, server: Server, tool: str
+) -> None:
+    await call(bus, "stream_add", stream="s", entries=[{"n": 1}])
+    taken = await call(bus, "work_take", stream="s", group="g", consumer="c", count=1)
+    server.command("XGROUP", "DELCONSUMER", "s", "g", "c")
+    server.command("CONFIG", "SET", "maxmemory", 1)
+    try:
+        told = await answer(bus, tool.partition(" ")[0], **TOOLS[tool], lease=taken["lease"])
+    finally:
+        server.command("CONFIG", "SET", "maxmemory", 0)
+    assert told["structuredContent"]["code"] == "LEASE_LOST"
 
 
 async def test_asking_whether_an_entry_is_kept_leaves_it_acknowledged(bus: Bus, server: Server) -> None:
