@@ -187,10 +187,9 @@ async def test_who_may_not_ask_for_consumers_settles_all_the_same(
         redis.command("ACL", "DELUSER", "narrow")
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-async def test_with_full_memory_a_consumer_that_is_gone_is_gone(
-    bus: Bus, server: Server, tool: str
-) -> None:
+@pytest.mark.parametrize("tool", ["work_done", "work_done with delete", "work_extend"])
+async def test_with_full_memory_a_consumer_that_is_gone_is_gone(bus: Bus, server: Server, tool: str) -> None:
+    """Redis refuses the others then, whatever the lease."""
     await call(bus, "stream_add", stream="s", entries=[{"n": 1}])
     taken = await call(bus, "work_take", stream="s", group="g", consumer="c", count=1)
     server.command("XGROUP", "DELCONSUMER", "s", "g", "c")
