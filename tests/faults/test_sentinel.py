@@ -161,7 +161,7 @@ async def test_writes_go_on_after_an_election_and_nothing_that_was_replicated_is
                         mark = switched[0]
                         await until(lambda: served[-1] > mark)  # noqa: B023
                         seconds.append(next(each for each in served if each > mark) - mark)
-                    # The former one may have been elected again by now: sentinels may have no core for a while.
+                    # The former one may be elected again by now: sentinels may have no core for a while.
                     await trio.to_thread.run_sync(sentinels.wait_ok)
                 before = history.count(Told.ACKNOWLEDGED)
                 await until(lambda: history.count(Told.ACKNOWLEDGED) > before + 20)
