@@ -11,7 +11,6 @@ import enum
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
-from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -60,7 +59,7 @@ class Peer(msgspec.Struct, frozen=True):
     address: str = ""
 
 
-class Account(msgspec.Struct, eq=False, weakref=True):
+class Account(msgspec.Struct, eq=False):
     """What one client, or several together, hold and use.
 
     Attributes:
@@ -85,7 +84,6 @@ class Account(msgspec.Struct, eq=False, weakref=True):
         part: Seconds that a step of this connection's tasks takes, of late.
         reply_bytes: How large this connection's replies are of late, by kind of command; those that are small
             are left out. None: all of them are.
-        is_closed: Whether this connection's account was closed. Not for accounts above.
     """
 
     level: Level
@@ -104,7 +102,6 @@ class Account(msgspec.Struct, eq=False, weakref=True):
     running: int = 0
     part: float = FIRST_PART_SECONDS
     reply_bytes: dict[str | bytes | float, float] | None = None
-    is_closed: bool = False
 
     def charge(self, seconds: float, now: float) -> None:
         """Count work that was done for this connection.
@@ -170,10 +167,6 @@ class Account(msgspec.Struct, eq=False, weakref=True):
 class Accounts:
     """The accounts of all open connections.
 
-    A closed account may still be worked for: what its connection began goes on. So the accounts above it are
-    the ones that the next connections of the same process get, as long as anybody has it. Else a process
-    would get the share of another one for each account that it has closed.
-
     Attributes:
         all: The account of all connections together.
     """
@@ -181,8 +174,6 @@ class Accounts:
     def __init__(self) -> None:
         """Begin without connections."""
         self.all: Final = Account(Level.ALL, "all", None, {}, [0] * len(Held))
-        # Accounts without members that closed ones refer to, by their names from the principal on.
-        self._left: Final[WeakValueDictionary[tuple[str, ...], Account]] = WeakValueDictionary()
 
     def open(self, principal: Principal, peer: Peer, connection_id: str) -> Account:
         """Return a new account for a connection; it holds that connection until `close`."""
@@ -191,12 +182,9 @@ class Accounts:
         for level, name in zip(list(Level)[1:], names, strict=True):
             member = account.members.get(name)
             if member is None:
-                member = self._left.pop(names[:level], None)
-                if member is None:
-                    member = Account(level, name, account, {}, [0] * len(Held))
-                    if level >= Level.PROCESS:
-                        member.peer = peer
-                account.members[name] = member
+                member = account.members[name] = Account(level, name, account, {}, [0] * len(Held))
+                if level >= Level.PROCESS:
+                    member.peer = peer
             account = member
         account.hold(Held.CONNECTIONS)
         return account
@@ -205,12 +193,8 @@ class Accounts:
         """Give back all that a connection's account holds, and forget the accounts that are left without."""
         for what in Held:
             account.hold(what, -account.held[what])
-        account.is_closed = True
-        names = tuple(each.name for each in account.path()[1:])
         while account.parent is not None and not account.members:
             del account.parent.members[account.name]
-            if account.level is not Level.CONNECTION:
-                self._left[names[: account.level]] = account
             account = account.parent
 
     def greatest(self, what: Held, level: Level = Level.CONNECTION) -> Account:

@@ -205,7 +205,6 @@ class RequestLoop:
                 # It has to read before it gets more.
                 await outbox.wait_written()
             elif self._body is not None:
-                self._leave_closed()
                 await take_turn(self._reader.account, len(self._body))
                 self._work = self._serve()
             elif self._was_refused:
@@ -236,18 +235,9 @@ class RequestLoop:
                 self._count()
         # The task is not woken for what is served here.
         self._is_receiving = False
-        read_for = self._reader.account
-        if read_for.is_closed:
-            self._leave_closed()
-            turns().work_for(self._account)
-        left = self._take(read_for=read_for)
+        left = self._take(read_for=self._reader.account)
         self._is_receiving = left is not Left.FOR_TASK
         return left
-
-    def _leave_closed(self) -> None:
-        """Read for the connection itself once whoever it was read for has gone."""
-        if self._reader.account.is_closed:
-            self._reader.account = self._account
 
     def _take(self, read_for: Account) -> Left:
         """Serve what waits for nothing else, in the turn of the account that it was read for."""
@@ -397,7 +387,7 @@ class RequestLoop:
             answer = msgspec.structs.replace(answer, closes=True)
         self._start = None
         self._was_refused = True
-        # It is not known whose it is.
+        # Whoever the one before was from may be gone, and its account closed.
         self._reader.account = self._account
         self.requests += 1
         self._parser.skip_body()

@@ -32,37 +32,6 @@ def test_a_closed_account_gives_back_everything_and_is_forgotten() -> None:
     assert accounts.greatest(Held.BYTES) is accounts.all
 
 
-def test_what_is_done_for_a_closed_account_is_done_for_its_process() -> None:
-    accounts = Accounts()
-    closed = accounts.open(AGENTS, Peer(uid=1000, pid=7), "a")
-    accounts.close(closed)
-    again = accounts.open(AGENTS, Peer(uid=1000, pid=7), "b")
-    assert closed.path()[:-1] == again.path()[:-1]
-    assert [*again.parent.members] == ["b"]  # type: ignore[union-attr]
-    other = accounts.open(AGENTS, Peer(uid=1000, pid=8), "c")
-    assert other.path()[:-2] == closed.path()[:-2]
-    assert other.parent is not closed.parent
-    # Also if only a part of it was forgotten.
-    accounts.close(again)
-    assert accounts.open(AGENTS, Peer(uid=1000, pid=7), "d").parent is closed.parent
-    # What it goes on with counts there.
-    closed.queue(2)
-    assert accounts.all.queued == 2
-    assert closed.is_closed
-
-
-def test_nothing_is_kept_of_accounts_that_nobody_works_for() -> None:
-    accounts = Accounts()
-    for number in range(3):
-        accounts.close(accounts.open(AGENTS, Peer(uid=1000, pid=number), "a"))
-    assert not accounts._left
-    kept = accounts.open(AGENTS, Peer(uid=1000, pid=7), "a")
-    accounts.close(kept)
-    assert len(accounts._left) == 3
-    del kept
-    assert not accounts._left
-
-
 def test_who_holds_most_is_found_from_the_principal_down() -> None:
     accounts = Accounts()
     # Many connections of one process hold more together than the one that holds most by itself.

@@ -162,22 +162,6 @@ def test_clients_that_come_anew_again_and_again_keep_nobody_waiting() -> None:
 MANY = 50
 
 
-def test_closed_accounts_of_a_process_get_no_more_than_an_open_one() -> None:
-    """What was begun for a session goes on after its end: it is no way to more."""
-    accounts = Accounts()
-    honest = connections(accounts, 1)[0]
-    ended = []
-    for number in range(8):
-        session = accounts.open(ME, Peer(1000, 2), f"session {number}")
-        ended.append(session)
-        accounts.close(session)
-    work = Work(dict.fromkeys([honest, *ended], 0.001))
-    for client in (honest, *ended):
-        work.add(client)
-    work.run(2.0)
-    assert 0.95 < work.got[honest] < 1.05
-
-
 def many(accounts: Accounts, rank: float) -> list[Account]:
     """Return connections of as many processes that got so much."""
     found = [connections(accounts, pid)[0] for pid in range(1, MANY + 1)]
