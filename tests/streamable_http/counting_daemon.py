@@ -5,6 +5,7 @@ SIGUSR1 writes ``tasks:``, their number and their names to standard error. The p
 
 from __future__ import annotations
 
+import os
 import runpy
 import signal
 import sys
@@ -23,7 +24,8 @@ def count(*_: object) -> None:
             tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
     # Who gives turns is there only while somebody waits for one, or a little longer.
     found = [name for name in found if name != "turns"]
-    print("tasks:", len(found), *sorted(found), file=sys.stderr, flush=True)
+    # Not by sys.stderr: the handler may run while that is being written to, which is an error.
+    os.write(2, " ".join(("tasks:", str(len(found)), *sorted(found))).encode() + b"\n")
 
 
 if __name__ == "__main__":
