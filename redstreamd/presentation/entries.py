@@ -9,7 +9,7 @@ import msgspec
 
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
-from redstreamd.streams.entry_codec import decode_all
+from redstreamd.streams.entry_decoding import decode_all
 from redstreamd.streams.entry_encryption import why_not_opened
 
 
@@ -17,9 +17,9 @@ class EntryView(msgspec.Struct, omit_defaults=True):
     """An entry as JSON; members that are None are left out.
 
     ``fields`` holds what the writer gave, and nothing else does. For the members behind it see
-    `entry_codec.Decoded`; the stamps were added by the daemon that added the entry. ``unreadable`` says why
-    an encrypted entry cannot be read; then ``fields`` holds what is not encrypted. ``attempt`` counts the
-    deliveries of one that was taken.
+    `entry_decoding.Decoded`; the stamps were added by the daemon that added the entry. ``unreadable`` says
+    why an encrypted entry cannot be read; then ``fields`` holds what is not encrypted. ``attempt`` counts
+    the deliveries of one that was taken.
     """
 
     id: str

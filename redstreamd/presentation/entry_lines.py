@@ -21,7 +21,7 @@ from redstreamd.presentation.entries import views
 from redstreamd.presentation.truncation import encode_page
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
-from redstreamd.streams.entry_codec import MEMBERS, RESERVED_PART, stored_value
+from redstreamd.streams.entry_decoding import MEMBERS, RESERVED_PART, stored_value
 
 _encode: Final = msgspec.json.Encoder().encode
 _ids_of: Final = attrgetter("id")

@@ -24,7 +24,7 @@ from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.diagnosis.lag import StreamInfo, compute_lag
-from redstreamd.streams.entry_codec import decode
+from redstreamd.streams.entry_decoding import decode
 from redstreamd.streams.entry_encryption import why_not_opened
 from redstreamd.streams.error_context import explain_errors, find_group, stream_not_found
 from redstreamd.streams.group_lists import GroupLists

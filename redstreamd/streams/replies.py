@@ -12,7 +12,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import ServerReplied
-from redstreamd.streams import entry_codec
+from redstreamd.streams import entry_codec, entry_decoding
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.lease_tokens import Lease
@@ -106,7 +106,7 @@ class Replies:
         entry_codec.encode(reply, Stamp())
         async with explain_errors(self._redis, lease.stream):
             entries = await self._redis.xrange(lease.stream, ids[0], ids[0], 1)
-        stamp = entry_codec.decode(entries[0].fields).stamp if entries else Stamp()
+        stamp = entry_decoding.decode(entries[0].fields).stamp if entries else Stamp()
         if entries and stamp.reply_to is None:
             raise _no_reply_wanted("The entry names no reply_to stream.")
         if stamp.reply_to is not None:

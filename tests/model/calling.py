@@ -13,7 +13,7 @@ import msgspec
 from hypothesis.stateful import RuleBasedStateMachine
 
 from redstreamd.errors import Code
-from redstreamd.streams.entry_codec import Decoded, decode
+from redstreamd.streams.entry_decoding import Decoded, decode
 from redstreamd.tools.schema import always_present, result_schema
 from redstreamd.tools.toolbox import Toolbox
 from tests.encryption.opened import members_in, sealed_with

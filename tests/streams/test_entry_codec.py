@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams import entry_codec
-from redstreamd.streams.entry_codec import MAX_MEMBERS, Stamp, decode, encode
+from redstreamd.streams import entry_codec, entry_decoding
+from redstreamd.streams.entry_codec import MAX_MEMBERS, Stamp, encode
+from redstreamd.streams.entry_decoding import decode
 from redstreamd.streams.packed_entries import packed_add
 from redstreamd.strict_json import MAX_INTEGER
 from tests.support.json_values import json_objects, json_text, text
@@ -62,7 +63,7 @@ def test_any_fields_can_be_read_and_shown_as_json(fields: list[tuple[bytes, byte
     ijson_free = {name: value for name, value in decoded.members.items() if isinstance(value, str)}
     for name, value in fields:
         shown = name.decode("utf-8", "backslashreplace")
-        if not name.startswith(entry_codec.PREFIX) and shown in ijson_free and shown not in decoded.binary:
+        if not name.startswith(entry_decoding.PREFIX) and shown in ijson_free and shown not in decoded.binary:
             assert ijson_free[shown].encode() == value
 
 
@@ -128,8 +129,8 @@ def test_what_is_nested_deeper_than_any_answer_can_be_stays_text(opening: str) -
         text = opening * levels + "1" + {"[": "]"}.get(opening, "}") * levels
         return [(b"a", text.encode()), (b"_rs.v", b"1"), (b"_rs.json", b'["a"]')]
 
-    assert not isinstance(decode(stored(entry_codec.MAX_NESTING)).members["a"], str)
-    deeper = stored(entry_codec.MAX_NESTING + 1)
+    assert not isinstance(decode(stored(entry_decoding.MAX_NESTING)).members["a"], str)
+    deeper = stored(entry_decoding.MAX_NESTING + 1)
     assert decode(deeper).members["a"] == deeper[0][1].decode()
 
 
@@ -146,7 +147,7 @@ def test_what_is_longer_than_any_stamp_or_note_of_ours_is_none() -> None:
     assert decode(encode({"a": 1}, longest)).stamp == longest
     for attribute in ("sender", "correlation_id", "reply_to", "in_reply_to"):
         forged = [(b"a", b"b"), (b"_rs.v", b"1"), (f"_rs.{attribute}".encode(), b"x" * 1_000_000)]
-        assert decode(forged) == entry_codec.Decoded({"a": "b"})
+        assert decode(forged) == entry_decoding.Decoded({"a": "b"})
     note = decode([(b"a", b"b"), (b"_rs.dead", b'{"reason":"' + b"x" * (4 << 20) + b'"}')]).dead_letter
     assert note is not None
     assert len(json.dumps(note)) < 2_000
@@ -240,7 +241,7 @@ def test_entries_are_decoded_together_as_each_of_them_is(
                 words = [word.decode() for word in words]
         # Many entries of a stream look alike.
         entries += [RawEntry("1-1", words)] * times
-    assert entry_codec.decode_all(entries) == [decode(entry.fields) for entry in entries]
+    assert entry_decoding.decode_all(entries) == [decode(entry.fields) for entry in entries]
 
 
 def test_entries_with_the_same_names_differ_in_what_is_reserved() -> None:
@@ -250,9 +251,9 @@ def test_entries_with_the_same_names_differ_in_what_is_reserved() -> None:
         for listed in ('["a"]', '["b"]', "[", '["c","a","b"]')
         for sender in ("x", "y", "z" * 2_000)
     ]
-    decoded = entry_codec.decode_all(entries)
+    decoded = entry_decoding.decode_all(entries)
     assert decoded == [decode(entry.fields) for entry in entries]
-    assert decoded[0] == entry_codec.Decoded({"a": 1, "b": "[2]"}, Stamp("x"))
+    assert decoded[0] == entry_decoding.Decoded({"a": 1, "b": "[2]"}, Stamp("x"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from redstreamd.policy import Principal
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp, decode
+from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_decoding import decode
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.takes import Take
