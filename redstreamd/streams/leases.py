@@ -34,7 +34,8 @@ from redstreamd.streams.group_counts import GroupCounts, one_of_too_many
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.plans import Plan
 from redstreamd.streams.scripts import load
-from redstreamd.streams.takes import LEASE_FILES, Take, Taken, Takes
+from redstreamd.streams.take_values import Take, Taken
+from redstreamd.streams.takes import LEASE_FILES, Takes
 
 _SETTLE = load(*LEASE_FILES, "taken_out", "settle")
 _FINISH = load("server_time", "due_members", "taken_out", "delivery_names", "finish")

@@ -22,7 +22,7 @@ from redstreamd.streams.error_context import appended
 from redstreamd.streams.plans import Plan, StartedPlan, start_plan
 from redstreamd.streams.sleepers import Sleepers
 from redstreamd.streams.tail_hub import TailHub
-from redstreamd.streams.takes import Take, Taken
+from redstreamd.streams.take_values import Take, Taken
 from redstreamd.streams.waiting import Sleeper, Told, Wait
 
 PlanTake = Callable[[Take, Principal], Plan[Taken]]

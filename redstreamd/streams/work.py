@@ -29,7 +29,7 @@ from redstreamd.streams.leases import Action, Leases, Settled
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.take_queues import TakeQueues
-from redstreamd.streams.takes import Take, Taken
+from redstreamd.streams.take_values import Take, Taken
 from redstreamd.streams.waiting import Wait, run_wait
 
 _entry_id: Final = attrgetter("id")

@@ -16,7 +16,7 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.group_records import Creation
 from redstreamd.streams.plans import Plan, run_plan
-from redstreamd.streams.takes import Take
+from redstreamd.streams.take_values import Take
 from redstreamd.streams.waiting import Wait
 from redstreamd.streams.work import Work, group_position
 from redstreamd.tools import shared_arguments

@@ -26,7 +26,7 @@ from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_ids import join_cursor
 from redstreamd.streams.names import Kind, companion_key, judged_by
 from redstreamd.streams.plans import run_plan
-from redstreamd.streams.takes import Take
+from redstreamd.streams.take_values import Take
 from tests.mcp_server.test_ownership import two_clients
 from tests.support.buses import asleep, running_bus
 from tests.support.calls import ME, call, refusal, texts

@@ -17,7 +17,7 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.quarantine import QuarantineAction, QuarantineOutcome
-from redstreamd.streams.takes import Take
+from redstreamd.streams.take_values import Take
 from tests.faults.calling import QUICK, bus_at, by_bus, by_tool, tool
 from tests.redisio.running import calls, through
 from tests.support.calls import ME

@@ -31,7 +31,7 @@ from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.takes import Take
+from redstreamd.streams.take_values import Take
 from redstreamd.streams.work import Work
 from tests.encryption.opened import members_in, opened_text, sealed_with
 from tests.encryption.rings import InForce, KeyDirectory

@@ -18,7 +18,7 @@ from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.plans import run_plan
-from redstreamd.streams.takes import Take
+from redstreamd.streams.take_values import Take
 from tests.support.buses import ON_REDIS
 from tests.support.calls import ME
 from tests.support.measured import measured

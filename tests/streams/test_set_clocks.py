@@ -17,7 +17,7 @@ from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.plans import run_plan
-from redstreamd.streams.takes import Take
+from redstreamd.streams.take_values import Take
 from redstreamd.streams.work import Work
 from tests.support.buses import running_bus
 from tests.support.calls import ME, call

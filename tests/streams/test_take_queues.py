@@ -14,7 +14,7 @@ from redstreamd.redisio import Role
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
-from redstreamd.streams.takes import Take
+from redstreamd.streams.take_values import Take
 from redstreamd.streams.waiting import TaskSleeper
 from redstreamd.streams.work import Work
 from tests.support.buses import asleep, running_bus

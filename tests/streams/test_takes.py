@@ -10,7 +10,7 @@ from redstreamd.policy import Principal
 from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.leases import Action
-from redstreamd.streams.takes import Take
+from redstreamd.streams.take_values import Take
 from redstreamd.streams.work import Work
 from tests.support.buses import ON_REDIS
 from tests.support.servers import Server

@@ -16,7 +16,7 @@ from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.entry_decoding import decode
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.takes import Take
+from redstreamd.streams.take_values import Take
 from redstreamd.streams.work import Work, group_position
 from tests.faults.calling import bus_at
 from tests.support.buses import asleep, running_bus

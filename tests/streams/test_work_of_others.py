@@ -12,7 +12,7 @@ from redstreamd.settings import LimitsSettings, Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.leases import Action, Outcome
-from redstreamd.streams.takes import Take
+from redstreamd.streams.take_values import Take
 from redstreamd.streams.work import Work
 from tests.support.buses import ON_REDIS, asleep
 
