@@ -58,12 +58,13 @@ from redstreamd.daemon.sockets import OpenListener, report_credentials
 from redstreamd.daemon.status_line import StatusLine
 from redstreamd.event_log.daemon_events import Listening
 from redstreamd.event_log.process_log import ProcessLog
-from redstreamd.mcpio.acceptor import Acceptor, ServedListener
+from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.connection_events import EventHook, FewDescriptors, UsersHidden
 from redstreamd.mcpio.jsonrpc import Request
 from redstreamd.mcpio.kernels import Kernels
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.peers import users_are_hidden
+from redstreamd.mcpio.served_listener import ServedListener
 from redstreamd.presentation.uris import HEALTH
 from redstreamd.redisio.error_replies import load_parser
 from redstreamd.service.child import Child

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import secrets
-import select
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -42,11 +40,11 @@ from redstreamd.mcpio.kernels import Kernels, TakeCall
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.newcomers import IsStatusRequest, Newcomers
 from redstreamd.mcpio.peers import Holder, described, peer_of, top_holders, user_principal
-from redstreamd.mcpio.served_connection import OpenConnection, ServedConnection
+from redstreamd.mcpio.served_connection import ServedConnection
+from redstreamd.mcpio.served_listener import ServedListener, has_waiting, notice_vanishing
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS, SpareDescriptors
 from redstreamd.policy import Principal
 from redstreamd.policy.quotas import Quotas
-from redstreamd.protection.listener_protection import Protection
 
 # Between attempts to accept while the system refuses: rare enough to cost no CPU time, and a descriptor that
 # becomes free is used within a second.
@@ -59,38 +57,6 @@ HOLDERS_SECONDS: Final = 1.0
 BACKLOG_SECONDS: Final = 5.0
 # For clients that are being asked for a certificate or a token when the daemon stops.
 ASKED_SECONDS: Final = 1.0
-# How a vanished TCP client is detected (tcp(7)): after 30 s of silence by three probes at intervals of 5 s,
-# and after 15 s if sent data is not acknowledged.
-KEEPALIVE_OPTIONS: Final = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 15_000),
-)
-
-
-class ServedListener(msgspec.Struct, frozen=True):
-    """A listener, and the principal of its clients.
-
-    A client is identified by the socket it connects to, and where that is asked for, by more.
-
-    Attributes:
-        address: Where it listens, for people.
-        outlives_us: Whether another process keeps the socket open, as a service manager does. Then the
-            connections that wait to be accepted when we stop are left to our successor.
-        tells_users: Whether the users of a Unix socket are principals of their own.
-        protection: What clients have to show first; None for nothing.
-        opens: Opens the connections of clients that speak another protocol; None: the line transport.
-    """
-
-    listener: trio.abc.Listener[trio.SocketStream]
-    principal: Principal
-    address: str = ""
-    outlives_us: bool = False
-    tells_users: bool = False
-    protection: Protection | None = None
-    opens: OpenConnection | None = None
 
 
 class AcceptorStatistics(msgspec.Struct, frozen=True):
@@ -322,18 +288,14 @@ class Acceptor:
         """Accept the connections that closing the listeners would reset."""
         for served in self._listeners:
             with trio.move_on_after(BACKLOG_SECONDS), contextlib.suppress(OSError):
-                while not served.outlives_us and _has_waiting(served.listener):
+                while not served.outlives_us and has_waiting(served.listener):
                     await self._admit(await served.listener.accept(), served, nursery)
 
     async def _admit(self, stream: trio.SocketStream, served: ServedListener, nursery: trio.Nursery) -> None:
         principal, peer = served.principal, peer_of(stream)
         if served.tells_users:
             principal = user_principal(principal, peer)
-        if stream.socket.family in (socket.AF_INET, socket.AF_INET6):
-            # Fails for a client that has disconnected already, which the connection notices.
-            with contextlib.suppress(OSError):
-                for level, option, value in KEEPALIVE_OPTIONS:
-                    stream.setsockopt(level, option, value)
+        notice_vanishing(stream)
         if served.protection is None:
             await self._serve_or_refuse(stream, served, principal, peer, nursery)
             return
@@ -436,13 +398,3 @@ class Acceptor:
         if self._on_connections is not None:
             count = len(self._connections)
             self._on_connections(count, count >= self._bounds.limit)
-
-
-def _has_waiting(listener: trio.abc.Listener[trio.SocketStream]) -> bool:
-    """Return whether a connection waits to be accepted."""
-    listening: trio.socket.SocketType | None = getattr(listener, "socket", None)
-    if listening is None or listening.fileno() < 0:
-        return False
-    poller = select.poll()
-    poller.register(listening.fileno(), select.POLLIN)
-    return bool(poller.poll(0))

@@ -22,7 +22,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel
 
 from redstreamd.admission.accounts import Accounts, Peer
-from redstreamd.mcpio.acceptor import Acceptor, ServedListener
+from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import Event, ignore
 from redstreamd.mcpio.connection_state import ConnectionState
@@ -32,6 +32,7 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_unix_listener
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.mcpio.request_context import RequestContext
+from redstreamd.mcpio.served_listener import ServedListener
 from redstreamd.mcpio.session import Session, Task
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS
 from redstreamd.policy import Principal

@@ -11,9 +11,10 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.mcpio.acceptor import MAX_PAUSE_SECONDS, Acceptor, ServedListener
+from redstreamd.mcpio.acceptor import MAX_PAUSE_SECONDS, Acceptor
 from redstreamd.mcpio.connection_events import AcceptPaused, AcceptResumed, Event
 from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.mcpio.served_listener import ServedListener
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS
 from tests.mcpio.serving import PRINCIPAL, make_server
 

@@ -18,7 +18,7 @@ import trio.testing
 from redstreamd.admission.accounts import Peer
 from redstreamd.errors.defects import Defect
 from redstreamd.mcpio import jsonrpc
-from redstreamd.mcpio.acceptor import Acceptor, ServedListener
+from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_events import (
     AcceptPaused,
@@ -34,6 +34,7 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners, open_unix_listener
 from redstreamd.mcpio.parked_readers import READ_BYTES
 from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.mcpio.served_listener import ServedListener
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS
 from redstreamd.policy import Principal
 from tests.mcpio.serving import PRINCIPAL, Service, Tools, make_server, serving, virtual_time

@@ -20,11 +20,12 @@ from redstreamd.client.discovery import Access, AccessError
 from redstreamd.client.tunnel import open_tunnel
 from redstreamd.errors import SettingsError
 from redstreamd.mcpio import authentication
-from redstreamd.mcpio.acceptor import Acceptor, ServedListener
+from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.connection_events import ClientRefused, ConnectionClosed, Ending, Event
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
 from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.mcpio.served_listener import ServedListener
 from redstreamd.policy import Principal
 from redstreamd.protection.listener_protection import Demands, Protection, name_in
 from tests.mcpio.serving import Tools, make_server

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.mcpio.acceptor import Acceptor, ServedListener
+from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.client_connection import (
     EOF_GRACE_SECONDS,
     FINAL_WRITE_SECONDS,
@@ -28,6 +28,7 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
 from redstreamd.mcpio.outbox import UNREAD_BYTES
 from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.mcpio.served_listener import ServedListener
 from tests.mcpio.serving import (
     PRINCIPAL,
     Pair,

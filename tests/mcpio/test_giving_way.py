@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import attrs
 import trio
 
-from redstreamd.mcpio.acceptor import Acceptor, ServedListener
+from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.connection_events import (
     Bound,
     ConnectionClosed,
@@ -22,6 +22,7 @@ from redstreamd.mcpio.connection_events import (
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
 from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.mcpio.served_listener import ServedListener
 from redstreamd.policy import Principal
 from redstreamd.policy.quotas import Most, Quantity, Quota, Quotas
 from tests.mcpio.serving import Tools, make_server

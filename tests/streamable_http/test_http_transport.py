@@ -15,7 +15,7 @@ import trio
 
 from redstreamd.admission.accounts import Accounts
 from redstreamd.admission.memory import Memory
-from redstreamd.mcpio.acceptor import Acceptor, ServedListener
+from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.connection_events import (
     Bound,
     ClientRefused,
@@ -28,6 +28,7 @@ from redstreamd.mcpio.connection_events import (
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
 from redstreamd.mcpio.protocol_eras import Kernels
+from redstreamd.mcpio.served_listener import ServedListener
 from redstreamd.policy import Principal
 from redstreamd.protection.listener_protection import Demands, Protection
 from redstreamd.streamable_http.http_limits import HttpLimits
