@@ -84,6 +84,8 @@ class Account(msgspec.Struct, eq=False):
         part: Seconds that a step of this connection's tasks takes, of late.
         reply_bytes: How large this connection's replies are of late, by kind of command; those that are small
             are left out. None: all of them are.
+        is_closed: Whether this connection's account was closed: then the accounts above it may be forgotten,
+            and what is done for it counts for nobody who is there. Not for accounts above.
     """
 
     level: Level
@@ -102,6 +104,7 @@ class Account(msgspec.Struct, eq=False):
     running: int = 0
     part: float = FIRST_PART_SECONDS
     reply_bytes: dict[str | bytes | float, float] | None = None
+    is_closed: bool = False
 
     def charge(self, seconds: float, now: float) -> None:
         """Count work that was done for this connection.
@@ -193,6 +196,7 @@ class Accounts:
         """Give back all that a connection's account holds, and forget the accounts that are left without."""
         for what in Held:
             account.hold(what, -account.held[what])
+        account.is_closed = True
         while account.parent is not None and not account.members:
             del account.parent.members[account.name]
             account = account.parent

@@ -143,7 +143,10 @@ class Handler(Protocol):
 
     @property
     def account(self) -> Account | None:
-        """Whose turn it is when the request that `check` took is served; None: the connection's."""
+        """Whose turn it is when the request that `check` took is served; None: the connection's.
+
+        Never a closed one: asked again once it was closed, it is another one.
+        """
         ...
 
     @property

@@ -172,7 +172,11 @@ class _Handler:
     @property
     def account(self) -> Account | None:
         """Whose turn it is when the request that `check` took is served."""
-        return self._account
+        account = self._account
+        if account is not None and account.is_closed:
+            # The session has ended, and what comes for it still is its principal's as before.
+            account = self._account = self._modern.account_of(self._principal)
+        return account
 
     def check(self, head: RequestHead) -> Answer | Awaitable[Answer | None] | None:
         """Return the refusal of a request whose head was read, or None if its body may be read."""

@@ -205,7 +205,7 @@ class RequestLoop:
                 # It has to read before it gets more.
                 await outbox.wait_written()
             elif self._body is not None:
-                await take_turn(self._reader.account, len(self._body))
+                await take_turn(self._read_for(), len(self._body))
                 self._work = self._serve()
             elif self._was_refused:
                 self._was_refused = False
@@ -235,9 +235,23 @@ class RequestLoop:
                 self._count()
         # The task is not woken for what is served here.
         self._is_receiving = False
-        left = self._take(read_for=self._reader.account)
+        read_for = self._reader.account
+        if read_for.is_closed:
+            turns().work_for(self._read_for())
+        left = self._take(read_for)
         self._is_receiving = left is not Left.FOR_TASK
         return left
+
+    def _read_for(self) -> Account:
+        """Return on whose behalf it is read, which is somebody else once that account was closed.
+
+        A session may end while a body for it is read, or a response to it is awaited. To read on for an
+        account that is in no tree any more would be a share of turns of its own.
+        """
+        reader = self._reader
+        if reader.account.is_closed:
+            reader.account = self._handler.account or self._account
+        return reader.account
 
     def _take(self, read_for: Account) -> Left:
         """Serve what waits for nothing else, in the turn of the account that it was read for."""
@@ -387,7 +401,7 @@ class RequestLoop:
             answer = msgspec.structs.replace(answer, closes=True)
         self._start = None
         self._was_refused = True
-        # Whoever the one before was from may be gone, and its account closed.
+        # It is not known whose it is.
         self._reader.account = self._account
         self.requests += 1
         self._parser.skip_body()

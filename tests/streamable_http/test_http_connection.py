@@ -445,7 +445,31 @@ async def test_once_a_caller_has_gone_a_connection_is_read_for_itself(
         await pair.ask(next_one)
     own = pair.connection.id
     # It is known whose a request is when its head was read.
-    assert read_for == [own, "caller", "caller", own, own]
+    assert read_for == [own, "caller", own, own, own]
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "192.0.2.2"])
+async def test_a_body_under_way_is_read_for_somebody_who_is_there_once_its_caller_has_gone(
+    pair: Pair, address: str
+) -> None:
+    caller = pair.site.account = pair.accounts.open(PRINCIPAL, Peer(address=address), "caller")
+    head, body = b"POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 300000\r\n\r\n", b"x" * 300_000
+    await pair.send(head + body[:100_000])
+    await trio.testing.wait_all_tasks_blocked()
+    assert caller.service > 0
+    # Whose it is from now on is for the site to say.
+    pair.site.account = None
+    pair.accounts.close(caller)
+    # What is read next shows that it has gone.
+    await pair.send(body[100_000:101_000])
+    await trio.testing.wait_all_tasks_blocked()
+    name = pair.connection.id
+    own = next(each.members[name] for each in pair.accounts.processes() if name in each.members)
+    before = caller.rank, own.rank
+    await pair.send(body[101_000:])
+    assert len((await pair.response())[1]) == len(body)
+    assert caller.rank == before[0]
+    assert own.rank > before[1]
 
 
 class Passes(trio.abc.Instrument):
