@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -20,7 +21,7 @@ from redstreamd.streams import listing_pages
 from redstreamd.streams.concurrency import gather
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.listing_pages import ASKED_AT_ONCE, Places, page_of
-from redstreamd.streams.name_listing import Listing, filtered_listing, sorted_listing
+from redstreamd.streams.name_listing import Listing, filtered_listing, json_bytes, sorted_listing
 from redstreamd.streams.names import is_companion_key, is_stream_name
 from redstreamd.streams.scripts import load
 from redstreamd.streams.shared_requests import SharedRequest
@@ -130,13 +131,17 @@ class Lister:
         asked = await gather(self._position_if_permitted, rest)
         return found | {stream: end for stream, ends in asked.items() for end in ends}
 
-    async def permitted(self, listing: Listing, names: Sequence[str], count: int) -> tuple[list[str], bool]:
+    async def permitted(
+        self, listing: Listing, names: Sequence[str], count: int, max_bytes: float = math.inf
+    ) -> tuple[list[str], bool]:
         """Return the first names that our user of Redis may access, in their order.
 
         Args:
             listing: Remembers which are denied.
             names: Some of its names.
             count: The most to return.
+            max_bytes: The most that their JSON texts may have together; if they have more, some of the rest
+                are left out.
 
         Returns:
             The names, and whether those are all. Where Redis denies some, streams are asked for one by one,
@@ -146,6 +151,7 @@ class Lister:
             BusError: CONNECTION_ERROR and the like.
         """
         found: list[str] = []
+        size = 0
         left, some = listing_pages.MAX_ASKED, min(count + 1, SCANNED_AT_ONCE)
         for first in range(0, len(names), some):
             unknown = [name for name in names[first : first + some] if name not in listing.denied]
@@ -158,8 +164,9 @@ class Lister:
                 left -= min(len(asked), alike * len(denied))
                 listing.denied.update(denied)
             found += permitted
+            size += json_bytes(permitted)
             # One more than `count`, because others may be denied.
-            if len(found) > count or len(asked) < len(unknown):
+            if len(found) > count or size > max_bytes or len(asked) < len(unknown):
                 return found[:count], False
         return found, True
 
@@ -236,7 +243,7 @@ class Lister:
             pattern: As for `page`.
             goes_on: For a further page of a listing, which may be older.
             readable: Lets pass the names that the caller may read, of which alone the listing is then: its
-                number, its size and its version say nothing of others. None for all.
+                number and its version say nothing of others. None for all.
 
         Raises:
             BusError: TOO_LARGE if the servers together hold too many keys to scan; CONNECTION_ERROR if one

@@ -24,7 +24,6 @@ class Listing(msgspec.Struct, frozen=True):
     Attributes:
         blocks: Sorted, none of them empty; every name of one is less than those of the next.
         total: How many names there are.
-        json_bytes: The size of their JSON texts together.
         version: A digest of all names; equal for equal listings.
         taken_at: When it was taken, in trio's time.
         denied: Those that Redis was found not to let its user access; the parts of a listing share them.
@@ -32,7 +31,6 @@ class Listing(msgspec.Struct, frozen=True):
 
     blocks: list[list[str]]
     total: int
-    json_bytes: int
     version: str
     taken_at: float
     denied: set[str] = msgspec.field(default_factory=set)
@@ -69,6 +67,11 @@ class Listing(msgspec.Struct, frozen=True):
             if last < len(block):
                 break
         return found, total
+
+
+def json_bytes(names: Iterable[str]) -> int:
+    """Return the size of the JSON texts of some names together."""
+    return sum(map(len, map(msgspec.json.encode, names)))
 
 
 async def sorted_listing(
@@ -119,16 +122,14 @@ async def _listing(
 ) -> Listing:
     """Return the listing of blocks as `Listing` has them, but that they may be empty."""
     digest = hashlib.blake2b(digest_size=12)
-    sorted_blocks, total, json_bytes = [], 0, 0
+    sorted_blocks, total = [], 0
     for distinct in blocks:
         if distinct:
             digest.update("\0".join((*distinct, "")).encode("utf-8", "backslashreplace"))
             sorted_blocks.append(distinct)
             total += len(distinct)
-            # Without the brackets and the commas.
-            json_bytes += len(msgspec.json.encode(distinct)) - len(distinct) - 1
         await turn()
-    return Listing(sorted_blocks, total, json_bytes, digest.hexdigest(), taken_at)
+    return Listing(sorted_blocks, total, digest.hexdigest(), taken_at)
 
 
 async def _separators(ordered: list[list[str]], turn: Callable[[], Awaitable[object]]) -> list[str]:

@@ -24,6 +24,7 @@ from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.entry_decoding import decode
 from redstreamd.streams.entry_encryption import why_not_opened
 from redstreamd.streams.group_records import Creation
+from redstreamd.streams.name_listing import json_bytes
 from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.publishing import Added
 from redstreamd.tools import shared_arguments
@@ -243,14 +244,14 @@ async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str,
     """List the names of streams. New clients use stream_list."""
     listing = await call.bus.lister.names(args.pattern, readable=call.readable)
     max_bytes = _own_result_bytes(call) or call.bus.settings.limits.max_message_bytes // 2
-    if listing.json_bytes > max_bytes:
+    names, is_all = await call.bus.lister.permitted(listing, list(listing), listing.total, max_bytes)
+    if not is_all and json_bytes(names) > max_bytes:
         raise BusError(
             Code.TOO_LARGE,
-            f"The names of the {listing.total} streams do not fit one answer.",
+            "The names of these streams do not fit one answer.",
             cause=f"An answer holds at most {max_bytes} bytes of them.",
             next_step="Give a narrower pattern, or page through them with stream_list.",
         )
-    names, is_all = await call.bus.lister.permitted(listing, list(listing), listing.total)
     if not is_all:
         raise BusError(
             Code.TOO_LARGE,

@@ -388,7 +388,6 @@ async def test_the_coming_and_going_of_others_streams_changes_no_version(bus: Bu
     server.command("XADD", "theirs:another", "*", "n", "1")
     after = await bus.lister.names("*", readable=readable)
     assert (list(after), after.total, after.version) == ([OURS], 1, before.version)
-    assert after.json_bytes == before.json_bytes
     server.command("XADD", "ours:another", "*", "n", "1")
     assert (await bus.lister.names("*", readable=readable)).version != before.version
 

@@ -16,13 +16,14 @@ from redstreamd.presentation.views import Views
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
-from redstreamd.settings import Settings
+from redstreamd.settings import LimitsSettings, Settings
 from redstreamd.streams import listing, listing_pages
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.error_context import stream_not_found
 from redstreamd.streams.listing_pages import ASKED_AT_ONCE, MAX_ASKED
 from redstreamd.streams.name_listing import Listing
 from tests.support.buses import KEY, ON_REDIS
+from tests.support.calls import answer
 from tests.support.servers import Server
 
 #: In their order some that may be accessed stand before, between and after others.
@@ -30,14 +31,14 @@ NAMES = [f"{name:03}:{'open' if name in (3, 4, 40, 90) else 'secret'}" for name 
 
 
 @asynccontextmanager
-async def fenced_bus(server: Server) -> AsyncIterator[Bus]:
+async def fenced_bus(server: Server, settings: Settings | None = None) -> AsyncIterator[Bus]:
     """Run a domain whose user of Redis may access `*:open` only."""
     server.command("ACL", "SETUSER", "fenced", "reset", "on", ">pw", "~*:open*", "+@all")
     topology = Standalone.of(Target(path=server.path, username="fenced", password="pw"))
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(topology.run)
-            yield Bus.over(Redis(topology), Settings(), KEY)
+            yield Bus.over(Redis(topology), settings or Settings(), KEY)
             nursery.cancel_scope.cancel()
     finally:
         server.command("ACL", "DELUSER", "fenced")
@@ -257,6 +258,27 @@ async def test_the_number_of_suggestions_counts_no_stream_that_may_not_be_access
     async with fenced_bus(server) as bus:
         suggested = await Suggester(Views(bus, cast("DaemonHealth", None))).suggest("stream", "m:", {})
     assert suggested == Suggestions(names[:100], 120)
+
+
+@ON_REDIS
+@pytest.mark.parametrize("largest", [500, 0])
+async def test_whether_names_fit_one_answer_tells_nothing_of_streams_that_may_not_be_accessed(
+    server: Server, largest: int
+) -> None:
+    names = [f"{n:03}{'n' * largest}:open" for n in range(100)] + ["zz:open"]
+    denied = [f"{n:03}{'n' * 500}:secret" for n in range(300)]
+    server.commands(*(("XADD", name, "*", "f", "v") for name in names))
+    small = Settings(limits=LimitsSettings(max_message_bytes=65_536))
+    async with fenced_bus(server, small) as bus:
+
+        async def told(pattern: str) -> list[str]:
+            whole = await answer(bus, "list_streams", pattern=pattern)
+            return [part["text"] for part in whole["content"]]
+
+        before = [await told(pattern) for pattern in ("*", "z*")]
+        server.commands(*(("XADD", name, "*", "f", "v") for name in denied))
+        assert [await told(pattern) for pattern in ("*", "z*")] == before
+    assert ("TOO_LARGE" in before[0][0], "zz:open" in before[0][0]) == (largest > 0, largest == 0)
 
 
 @ON_REDIS
