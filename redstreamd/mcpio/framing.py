@@ -13,7 +13,7 @@ from redstreamd.admission.memory import STEP_BYTES, Share
 
 #: What is kept of a line that is too long: clients write the id of a message at its beginning.
 BEGINNING_BYTES: Final = 4_096
-# Lines are split together whose mean is shorter than that.
+# Lines are split together if the first of them is shorter than that: a client's are alike.
 _SHORT_BYTES: Final = 384
 
 
@@ -81,7 +81,7 @@ class LineSplitter:
             data = data[begin:]
         most, partial = self._max_line_bytes, self._partial
         # To split compares byte by byte, which to find does not.
-        if len(data) <= _SHORT_BYTES * data.count(b"\n"):
+        if 0 <= data.find(b"\n") < _SHORT_BYTES:
             lines = data.split(b"\n")
         else:
             lines, begin = [], 0
