@@ -7,7 +7,6 @@ about errors. A differential test holds both ways to the same answers (tests/mcp
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Final, Literal
 
 import msgspec
@@ -18,10 +17,11 @@ from redstreamd.mcpio.jsonrpc import RequestId, structure_error
 from redstreamd.mcpio.limits import Limits
 from redstreamd.strict_json import LONG, count, names_are_distinct, text_is_plain
 
-#: Envelopes that are remembered, of all clients together; each client sends the same with every request.
-_ENVELOPES: Final = 256
+#: Envelopes up to so many bytes are remembered.
 _LONGEST_ENVELOPE: Final = 1_024
 _ABSENT: Final = msgspec.Raw()
+# To look up a member of an enumeration takes as long as to check a line.
+_HANDSHAKE: Final = Era.HANDSHAKE
 
 
 class PlainCall(msgspec.Struct, frozen=True, gc=False):
@@ -59,13 +59,14 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
     # Almost every line passes by the first half.
     if (_BACKSLASH in line or not line.isascii()) and not text_is_plain(line):
         return None
-    around = line
-    if 3 * size > limits.max_values and size >= LONG:
-        around = _around_long_text(line)
+    around, is_checked = line, False
     # So many values are no more than that, wherever they are; of escaped characters it counts a sixteenth.
-    is_checked = 3 * len(around) + size // 16 > limits.max_values
-    if is_checked and structure_error(line, limits):
-        return None
+    if 49 * size > 16 * limits.max_values:
+        if size >= LONG:
+            around = _around_long_text(line)
+        is_checked = 3 * len(around) + size // 16 > limits.max_values
+        if is_checked and structure_error(line, limits):
+            return None
     try:
         message = _decode(line)
         params = message.params
@@ -76,32 +77,31 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
             length = len(arguments)
         else:
             arguments, length = raw, memoryview(raw).nbytes
-        # Each level takes two bytes at least. An object that holds another has a colon.
+        # Each level takes two bytes at least.
         if (
             not is_checked
-            and length > 2 * limits.max_nesting - _NESTING_AROUND
-            and count(around, b":") + 1 + count(around, b"[") > limits.max_nesting
+            and length > 2 * (limits.max_nesting - _NESTING_AROUND)
+            and _most_levels(around if size >= LONG else arguments) > limits.max_nesting - _NESTING_AROUND
             and structure_error(line, limits)
         ):
             return None
-        least = _LEAST + len(name) + len(_encode(request_id))
-        if raw is not _ABSENT:
-            least += _ARGUMENTS + length
         if meta is _ABSENT:
-            era: Era = Era.HANDSHAKE
-            token: RequestId | None = None
+            era, token, least = _HANDSHAKE, None, _LEAST
         else:
             text = bytes(meta)
-            least += _META + len(text)
-            # A longer one is not remembered.
-            era, token = (_envelope if len(text) <= _LONGEST_ENVELOPE else _envelope.__wrapped__)(text)
+            least = _LEAST_WITH_META + len(text)
+            known = _ENVELOPES.get(len(text))
+            if known is None or known[0] != text:
+                known = _envelope(text)
+            _, era, token = known
+        least += len(name) + len(_encode(request_id)) + length
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
     if size >= LONG:
         # Counted once: what is left for the arguments is too much for them if a name is repeated anywhere.
         return PlainCall(era, request_id, name, arguments, token, colons=_colons_left(line, message))
-    # Nobody writes these members in fewer bytes. A line that has no more repeats none of them.
-    if size != least and _colons_left(line, message) != arguments.count(b":"):
+    # Nobody writes these members in fewer bytes. A line that has all of them and no more repeats none.
+    if (size != least or not length) and _colons_left(line, message) != arguments.count(b":"):
         return None
     return PlainCall(era, request_id, name, arguments, token)
 
@@ -175,15 +175,14 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True):
 _decode: Final = msgspec.json.Decoder(_Message).decode
 _encode: Final = msgspec.json.Encoder().encode
 _BACKSLASH: Final = ord("\\")
-#: The fewest bytes that a call takes without its id, its tool's name, its arguments and its `_meta`; and what
-#: comes before each of the last two.
-_LEAST: Final = len(b'{"jsonrpc":"2.0","id":,"method":"tools/call","params":{"name":""}}')
-_ARGUMENTS: Final = len(b',"arguments":')
-_META: Final = len(b',"_meta":')
+#: The fewest bytes that a call takes without its id, its tool's name, its arguments and its `_meta`: with
+#: arguments, and with both. Without arguments it takes less.
+_LEAST: Final = len(b'{"jsonrpc":"2.0","id":,"method":"tools/call","params":{"name":"","arguments":}}')
+_LEAST_WITH_META: Final = _LEAST + len(b',"_meta":')
 #: What is around a long text is short.
 _MOST_AROUND: Final = 4_096
-#: The message and its parameters are two levels of two bytes each; an envelope is not deeper than eight.
-_NESTING_AROUND: Final = 16
+#: The message and its parameters are two levels; an envelope is not deeper than eight.
+_NESTING_AROUND: Final = 8
 #: Members that every call has: jsonrpc, id, method, params, name.
 _MEMBERS: Final = 5
 
@@ -214,9 +213,20 @@ def _colons_left(line: bytes, message: _Message) -> int:
     return count(line, b":") - members - (message.id.count(":") if type(message.id) is str else 0)
 
 
-@functools.lru_cache(_ENVELOPES)
-def _envelope(text: bytes) -> tuple[Era, RequestId | None]:
-    """Return the era and the progress token of the `_meta` of a request.
+def _most_levels(text: bytes | msgspec.Raw) -> int:
+    """Return how many levels of nesting a JSON text has at most: each has a bracket of its own."""
+    # To take one character out finds it, which is quicker than to count it.
+    text = bytes(text)
+    return 2 * len(text) - len(text.replace(b"[", b"")) - len(text.replace(b"{", b""))
+
+
+#: What was an envelope, the last of each length, with its era and its progress token: each client sends the
+#: same with every request, and to compare takes less than to hash.
+_ENVELOPES: Final[dict[int, tuple[bytes, Era, RequestId | None]]] = {}
+
+
+def _envelope(text: bytes) -> tuple[bytes, Era, RequestId | None]:
+    """Return the `_meta` of a request, its era and its progress token.
 
     Raises:
         msgspec.MsgspecError: It has members that are not understood here.
@@ -230,4 +240,7 @@ def _envelope(text: bytes) -> tuple[Era, RequestId | None]:
     if not names_are_distinct(text, meta):
         raise ValueError("a member is named twice")
     token = None if meta.progress_token is UNSET else meta.progress_token
-    return (Era.MODERN if is_modern else Era.HANDSHAKE), token
+    known = text, Era.MODERN if is_modern else _HANDSHAKE, token
+    if len(text) <= _LONGEST_ENVELOPE:
+        _ENVELOPES[len(text)] = known
+    return known

@@ -66,6 +66,13 @@ def test_a_member_that_is_named_twice_is_for_the_kernel(member: bytes, space: by
     assert plain_calls.decode(plain[:place] + member + space + plain[place:], LIMITS) is None
 
 
+@pytest.mark.parametrize("spaces", range(40))
+def test_a_name_twice_is_found_also_where_other_members_are_absent(spaces: int) -> None:
+    """As many bytes as a call with these members has."""
+    line = line_of().replace(b'"name"', b" " * spaces + b'"name":"x","name"')
+    assert plain_calls.decode(line, LIMITS) is None
+
+
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_what_is_nested_too_deeply_is_for_the_kernel(opening: bytes) -> None:
     closing = {b"[": b"]", b'{"a":': b"}"}[opening]
