@@ -106,16 +106,22 @@ class Outbox:
         self._max_bytes = max_bytes
         self._unread_seconds = unread_seconds
 
-    def send(self, line: bytes, *, is_last: bool = False) -> None:
+    # Python calls a function with an argument that can only be named in a slower way.
+    def send(self, line: bytes, is_last: bool = False) -> None:
         """Queue a line; dropped once the connection is closing.
 
         Args:
             line: The line.
             is_last: Whether no other is expected in this pass; then it is written at once, if possible.
         """
+        size = len(line)
+        if self._lines and self.size + size <= self._max_bytes:
+            # As most are: it is open, there is no backlog, and the pass is not over.
+            self._lines.append(line)
+            self.size += size
+            return
         if self._is_closed:
             return
-        size = len(line)
         if self.size + size > self._max_bytes:
             self._on_overflow()
         elif self._backlog is not None:
@@ -124,7 +130,7 @@ class Outbox:
             self._count()
         elif self._write is None:
             self._begin_backlog(line)
-        elif is_last and not self._lines:
+        elif is_last:
             try:
                 written = self._write(line)
             except OSError:
@@ -133,8 +139,7 @@ class Outbox:
                 if written < size:
                     self._begin_backlog(memoryview(line)[written:])
         else:
-            if not self._lines:
-                self._at_end_of_pass(self._flush)
+            self._at_end_of_pass(self._flush)
             self._lines.append(line)
             self.size += size
 

@@ -24,7 +24,7 @@ from redstreamd.admission.turns import turns
 from redstreamd.mcpio import jsonrpc, plain_calls
 from redstreamd.mcpio.connection_events import EventHook, RequestFailed
 from redstreamd.mcpio.connection_state import ConnectionState, Era
-from redstreamd.mcpio.exchange import Exchange, Sink
+from redstreamd.mcpio.exchange import Exchange, RequestsInFlight, Sink
 from redstreamd.mcpio.jsonrpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -41,7 +41,6 @@ from redstreamd.mcpio.kernels import Kernel, Kernels, TakeCall
 from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.plain_calls import PlainCall
-from redstreamd.mcpio.requests_in_flight import RequestsInFlight
 from redstreamd.policy import Principal
 
 # Notifications are kept until there is a kernel, as many as the SDK keeps before the first request. The rest

@@ -29,11 +29,10 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION, MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ValidationError
 
-from redstreamd.mcpio.exchange import Exchange
+from redstreamd.mcpio.exchange import Exchange, same_id
 from redstreamd.mcpio.jsonrpc import progress_token
 from redstreamd.mcpio.request_context import Outbound as OurOutbound
 from redstreamd.mcpio.request_context import RequestContext
-from redstreamd.mcpio.requests_in_flight import same_id
 from tests.mcpio.serving import Sink, make_session
 from tests.support.mcp_client import ENVELOPE
 
