@@ -61,6 +61,7 @@ class Place:
         "_nothing_since",
         "_places",
         "_position",
+        "_reading",
         "_request",
         "_retry",
         "_search",
@@ -85,6 +86,8 @@ class Place:
         self._is_arming = False
         # A read in a task that has not begun.
         self._is_unsent = False
+        # Around a read in a task that has begun.
+        self._reading: trio.CancelScope | None = None
         # A change came while its read was on the way.
         self._is_woken = False
         # Whether the hub wakes it.
@@ -286,10 +289,22 @@ class Place:
             return
         # Its own client's work, whoever made the change.
         ACCOUNT.set(next(iter(self._sleepers)).account)
-        try:
-            look = await (self._search.read(self._position) if read is None else read())
-        except Exception as error:  # noqa: BLE001 - as above
-            self._end_failed(error)
+        look: Look | Exception | None = None
+        with trio.CancelScope() as self._reading:
+            try:
+                look = await (self._search.read(self._position) if read is None else read())
+            except Exception as error:  # noqa: BLE001 - as above
+                look = error
+        self._reading = None
+        if look is None:
+            # Those for whom it was have left. Whoever has come meanwhile is read for anew.
+            self._is_looking = False
+            if self._sleepers:
+                self._look()
+            else:
+                self._close_if_empty()
+        elif isinstance(look, Exception):
+            self._end_failed(look)
         else:
             self._end(look)
 
@@ -409,6 +424,9 @@ class Place:
             return
         if self._request is not None and not self._is_arming and self._request.take_back():
             self._request, self._is_looking = None, False
+        if self._reading is not None:
+            # It may have to look through many entries, and would go on for an account that was closed.
+            self._reading.cancel()
         # Else who comes before the reply waits here.
         if not self._is_looking:
             self.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,8 @@ from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.names import Kind, companion_key
-from redstreamd.streams.reading import Page
+from redstreamd.streams.reading import Page, Waited
+from redstreamd.streams.shared_pages import SharedPages
 from tests.support.buses import KEY, asleep
 from tests.support.calls import call, refusal
 from tests.support.servers import Server
@@ -226,6 +228,43 @@ async def test_a_wait_with_a_filter_looks_through_all_there_is(bus: Bus) -> None
         if waited.entries:
             break
     assert calls == 4
+
+
+@pytest.mark.bounds(Bounds(filter_scanned=1_000, scanned_at_once=20))
+@pytest.mark.parametrize("comes", [False, True])
+async def test_a_search_for_a_wait_ends_with_those_who_wait(
+    bus: Bus, comes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await fill(bus, "s", 1_000)
+    replies, gone = 0, trio.CancelScope()
+    found: list[Waited] = []
+    read = SharedPages.read
+
+    async def look(self: SharedPages, *args: Any, **kwargs: Any) -> Batch:
+        nonlocal replies
+        replies += 1
+        if replies == 3:
+            gone.cancel()
+        return await read(self, *args, **kwargs)
+
+    monkeypatch.setattr(SharedPages, "read", look)
+    wait = partial(bus.reader.wait, ["s"], cursor="0-0", filter={"n": 999}, timeout_seconds=20)
+    async with trio.open_nursery() as nursery:
+        with gone:
+            await wait()
+        assert gone.cancelled_caught
+        if comes:
+            # While that ends.
+            nursery.start_soon(_put, wait, found)
+        await until(lambda: len(bus.reader._places) == 0)
+    if comes:
+        assert [[entry.id for _, entry in each.entries] for each in found] == [ids[999:]]
+    else:
+        assert replies == 3
+
+
+async def _put(wait: Callable[[], Awaitable[Waited]], into: list[Waited]) -> None:
+    into.append(await wait())
 
 
 async def test_what_cannot_be_read_is_explained(bus: Bus, server: Server) -> None:
