@@ -40,6 +40,7 @@ from redstreamd.mcpio.message_reader import MessageReader
 from redstreamd.mcpio.parked_readers import Left
 from redstreamd.redisio.awaited_replies import AwaitedReplies
 from redstreamd.redisio.pipeline import Pipeline
+from tests.support.signal_output import write_line
 
 #: A client and the polite one.
 _FEW = 2
@@ -166,7 +167,7 @@ def _count(replies: Any) -> int:
 
 def tell(*_: object) -> None:
     """Tell what each process got and was due, and begin anew."""
-    print("shares:", json.dumps(CountedTurns.shares), file=sys.stderr, flush=True)
+    write_line("shares:", json.dumps(CountedTurns.shares))
     CountedTurns.shares.clear()
 
 

@@ -5,13 +5,14 @@ SIGUSR1 writes ``tasks:``, their number and their names to standard error. The p
 
 from __future__ import annotations
 
-import os
 import runpy
 import signal
 import sys
 from pathlib import Path
 
 import trio
+
+from tests.support.signal_output import write_line
 
 
 def count(*_: object) -> None:
@@ -24,8 +25,7 @@ def count(*_: object) -> None:
             tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
     # Who gives turns is there only while somebody waits for one, or a little longer.
     found = [name for name in found if name != "turns"]
-    # Not by sys.stderr: the handler may run while that is being written to, which is an error.
-    os.write(2, " ".join(("tasks:", str(len(found)), *sorted(found))).encode() + b"\n")
+    write_line("tasks:", len(found), *sorted(found))
 
 
 if __name__ == "__main__":

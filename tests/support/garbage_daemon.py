@@ -16,6 +16,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.support.signal_output import write_line
+
 #: Of the interpreter; the daemon sets another once it has started.
 USUAL_THRESHOLD = gc.get_threshold()[0]
 
@@ -31,13 +33,13 @@ def note(phase: str, _: object) -> None:
 
 def begin(*_: object) -> None:
     """Collect everything now, and nothing from now on."""
-    print("seen at most:", seen_at_most, file=sys.stderr)
+    write_line("seen at most:", seen_at_most)
     gc.callbacks.remove(note)
     gc.disable()
     gc.unfreeze()
     began = time.thread_time()
     gc.collect()
-    print("everything:", time.thread_time() - began, file=sys.stderr, flush=True)
+    write_line("everything:", time.thread_time() - began)
 
 
 def end(*_: object) -> None:
@@ -48,7 +50,7 @@ def end(*_: object) -> None:
     types = Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.garbage)
     gc.garbage.clear()
     gc.enable()
-    print("garbage:", dict(types.most_common(20)), file=sys.stderr, flush=True)
+    write_line("garbage:", dict(types.most_common(20)))
 
 
 if __name__ == "__main__":
