@@ -1,7 +1,7 @@
 """MCP over byte streams: sockets, framing, JSON-RPC and connections; knows nothing of Redis.
 
 - ``framing``, ``jsonrpc``: bytes to lines to messages, without I/O.
-- ``session``, ``exchange``, ``plain_calls``: messages to calls, whatever the transport.
+- ``session``, ``exchange``, ``plain_calls``, ``call_forms``: messages to calls, whatever the transport.
 - ``protocol_eras``, ``request_context``: the SDK's kernel, which runs handlers; the only modules that import
   it. ``pending_kernels`` stands for it until it is imported; ``kernels`` says what sessions need of both.
 - ``client_connection``, ``lifecycle``, ``message_reader``, ``outbox``: the line transport; reads, writes and

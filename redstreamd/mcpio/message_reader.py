@@ -16,7 +16,8 @@ from typing import Final
 import trio
 
 from redstreamd.admission.turns import MAX_QUEUED, TURN_SECONDS, turns
-from redstreamd.mcpio import jsonrpc, openings
+from redstreamd.mcpio import jsonrpc, openings, plain_calls
+from redstreamd.mcpio.call_forms import CallForms
 from redstreamd.mcpio.connection_account import ConnectionAccount
 from redstreamd.mcpio.connection_events import Ending, MessageTooLong
 from redstreamd.mcpio.connection_state import ConnectionState
@@ -25,7 +26,6 @@ from redstreamd.mcpio.late_event import LateEvent
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.outbox import Outbox
 from redstreamd.mcpio.parked_readers import READ_BYTES, Left, readers
-from redstreamd.mcpio.plain_calls import decode
 from redstreamd.mcpio.session import LONG_MESSAGE, Session
 from redstreamd.stream_io import Receive, descriptor, nonblocking_receiver, receiver
 
@@ -83,6 +83,7 @@ class MessageReader:
         self._process: Final = books.account.parent or books.account
         self._turns: Final = turns()
         self._descriptor: Final = descriptor(stream)
+        self._forms: Final = CallForms()
         self.splitter = LineSplitter(limits.max_message_bytes, books.share)
         # Whether the client may still turn out to speak another protocol.
         self._is_opening = state is None or state.era is None
@@ -150,7 +151,7 @@ class MessageReader:
             if not data or is_cancelled or self._is_opening or not self.message_received.was_set:
                 return Left.FOR_TASK
         turn, process, session, outbox = self._turns, self._process, self._session, self._outbox
-        limits, lines = session.limits, splitter.lines
+        limits, lines, decode = session.limits, splitter.lines, self._forms.decode
         left = Left.NOTHING
         while lines:
             if at_once:
@@ -166,7 +167,12 @@ class MessageReader:
             line = lines.pop()
             if splitter.held:
                 splitter.took(line)
-            if not session.take_call(decode(line, limits), len(line), outbox):
+            call = decode(line, limits)
+            is_taken = session.take_call(call, len(line), outbox)
+            if not is_taken and call is not None:
+                # It may have been taken for another one by its form.
+                is_taken = session.take_call(plain_calls.decode(line, limits), len(line), outbox)
+            if not is_taken:
                 if by_task:
                     self._refused = line
                 else:

@@ -80,8 +80,8 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         # Each level takes two bytes at least.
         if (
             not is_checked
-            and length > 2 * (limits.max_nesting - _NESTING_AROUND)
-            and _most_levels(around if size >= LONG else arguments) > limits.max_nesting - _NESTING_AROUND
+            and length > 2 * (limits.max_nesting - NESTING_AROUND)
+            and most_levels(around if size >= LONG else arguments) > limits.max_nesting - NESTING_AROUND
             and structure_error(line, limits)
         ):
             return None
@@ -182,7 +182,7 @@ _LEAST_WITH_META: Final = _LEAST + len(b',"_meta":')
 #: What is around a long text is short.
 _MOST_AROUND: Final = 4_096
 #: The message and its parameters are two levels; an envelope is not deeper than eight.
-_NESTING_AROUND: Final = 8
+NESTING_AROUND: Final = 8
 #: Members that every call has: jsonrpc, id, method, params, name.
 _MEMBERS: Final = 5
 
@@ -213,7 +213,7 @@ def _colons_left(line: bytes, message: _Message) -> int:
     return count(line, b":") - members - (message.id.count(":") if type(message.id) is str else 0)
 
 
-def _most_levels(text: bytes | msgspec.Raw) -> int:
+def most_levels(text: bytes | msgspec.Raw) -> int:
     """Return how many levels of nesting a JSON text has at most: each has a bracket of its own."""
     # To take one character out finds it, which is quicker than to count it.
     text = bytes(text)

@@ -420,6 +420,24 @@ def test_a_line_that_differs_in_one_place_has_the_same_answer_on_both_ways(threa
         assert thread.call(ways.difference, revision, line, reads) is None
 
 
+def test_so_has_one_that_follows_on_calls_of_its_form(thread: TrioThread[Ways]) -> None:
+    ways = thread.value
+    lines = list(special_lines())
+    tools = {"stream_add": {"entries": [{"n": 1}]}, "stream_read": {"filter": {"n": 1}}}
+    for revision in (REVISIONS[1], MODERN):
+        for reads, (tool, arguments) in enumerate(tools.items()):
+            plain = call_line(revision, 1, tool, {"stream": "a:b:s", **arguments}).strip()
+            for _ in range(10):
+                thread.call(ways.direct[revision].talk, plain)
+            for line in (line for *kind, line in lines if kind == [revision, bool(reads)]):
+                assert thread.call(ways.difference, revision, line, bool(reads)) is None
+            # One with another member has the form of those without it.
+            more = plain if revision == MODERN else plain[:-2] + b',"_meta":{"progressToken":7}}}'
+            before = ways.took(revision)
+            assert thread.call(ways.difference, revision, more, bool(reads)) is None
+            assert ways.took(revision) == before + 1
+
+
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_results_have_the_members_that_they_had_before_there_was_a_direct_path(
     thread: TrioThread[Ways], revision: str

@@ -73,7 +73,7 @@ def modules_of(functions: list[Function]) -> list[str]:
 
 
 def one_call(server: Server, era: EraName, tool: str, arguments: dict[str, Any], **variables: str) -> Passed:
-    """Trace calls of a tool by a daemon of their own, which has answered such a call before.
+    """Trace calls of a tool by a daemon of their own, which has answered such calls before.
 
     Args:
         server: The Redis it uses.
@@ -93,7 +93,9 @@ def one_call(server: Server, era: EraName, tool: str, arguments: dict[str, Any],
             if not modern:
                 _ask(client, "initialize", HANDSHAKE)
                 _send(client, {"method": "notifications/initialized"})
-            _ask(client, "tools/call", params)
+            # Then their form is known.
+            for _ in range(_REPETITIONS):
+                _ask(client, "tools/call", params, BURST)
 
             def trace(call: Callable[[], object]) -> list[dict[Function, int]]:
                 """Return what is passed each time, and how often."""
