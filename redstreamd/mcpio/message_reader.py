@@ -152,13 +152,14 @@ class MessageReader:
                 return Left.FOR_TASK
         turn, process, session, outbox = self._turns, self._process, self._session, self._outbox
         limits, lines, decode = session.limits, splitter.lines, self._forms.decode
+        held_back, clock = turn.held_back, time.perf_counter
         left = Left.NOTHING
         while lines:
             if at_once:
                 at_once -= 1
-            elif time.perf_counter() >= turn.ends and turn.is_over():
+            elif clock() >= turn.ends and turn.is_over():
                 return Left.MESSAGES
-            if process.queued >= MAX_QUEUED or (process in turn.held_back and not was_held_back):
+            if process.queued >= MAX_QUEUED or (held_back and process in held_back and not was_held_back):
                 left = Left.HELD_BACK
                 break
             if len(lines[-1]) >= LONG_MESSAGE:

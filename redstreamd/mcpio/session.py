@@ -76,8 +76,7 @@ class Session:
         subscriptions: Each URI of `resources/subscribe` in the handshake era, with the last version reported.
             Handlers keep it up to date, because it is part of the connection's state.
         in_flight: The requests in flight.
-        requests: How many well-formed requests were taken up so far, also if they were rejected then.
-        direct: How many of them the direct path took.
+        direct: How many requests the direct path took.
     """
 
     __slots__ = (
@@ -86,6 +85,7 @@ class Session:
         "_early",
         "_early_bytes",
         "_era",
+        "_handled",
         "_kernel",
         "_kernels",
         "_last_ordered",
@@ -99,7 +99,6 @@ class Session:
         "in_flight",
         "limits",
         "principal",
-        "requests",
         "share",
         "sink",
         "start_soon",
@@ -155,7 +154,7 @@ class Session:
         self.subscriptions = {} if state is None else dict(state.subscriptions)
         self.share = share
         self.in_flight = RequestsInFlight(limits, share)
-        self.requests = self.direct = 0
+        self.direct = self._handled = 0
         self._report = report
         self._direct_path = direct_path
         # A bound method is called faster than an object that has `__call__`.
@@ -172,6 +171,11 @@ class Session:
         self._early_bytes = 0
         # Set when the last of the ordered requests is done.
         self._last_ordered: trio.Event | None = None
+
+    @property
+    def requests(self) -> int:
+        """How many well-formed requests were taken up so far, also if they were rejected then."""
+        return self.direct + self._handled
 
     @property
     def era(self) -> Era | None:
@@ -225,7 +229,6 @@ class Session:
         if not self._take_directly(exchange, call):
             exchange.discard()
             return False
-        self.requests += 1
         self.direct += 1
         return True
 
@@ -338,7 +341,7 @@ class Session:
             self._reject(message, sink, batched)
 
     async def _handle_request(self, request: Request, size: int, sink: Sink, batched: bool) -> None:
-        self.requests += 1
+        self._handled += 1
         exchange = Exchange(
             self,
             request.id,
