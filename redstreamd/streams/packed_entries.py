@@ -34,37 +34,27 @@ KeyT = TypeVar("KeyT", bound=Hashable)
 #: What is remembered of each kind, and how long a word may be that is: of names of 512 bytes some 3 MiB.
 _MAX_REMEMBERED: Final = 4_096
 _MAX_CHARACTERS: Final = 512
-#: Of so many sizes the words are made beforehand.
-_MANY_SIZES: Final = 256
 
 
 def packed_add(stream: str, members: Mapping[str, Any], sender: str) -> PackedCommand | None:
     """Return the XADD of an entry whose stamp is its sender; None if the entry is not usual."""
     while True:
-        words = [""]
         as_json = []
-        pairs = len(members)
-        if pairs > MAX_MEMBERS:
-            return None
         try:
-            words.append(_OPENING[stream])
+            # Of more members than there may be no count is known.
+            words = [_COUNT[len(members)], _OPENING[stream]]
             for name, value in members.items():
                 if type(value) is not str:
                     if type(value) is not int or not -MAX_INTEGER <= value <= MAX_INTEGER:
                         return None
                     as_json.append(name)
                     value = str(value)
-                size = len(value)
-                words.append(_NAME[name])
-                words.append(_SIZE[size] if size < _MANY_SIZES else _size(size))
-                words.append(value)
-            words.append(_VERSIONED)
+                words += _NAME[name], _SIZE[len(value)], value
             if as_json:
-                pairs += 1
-                numbers = tuple(as_json)
-                words.append(_LISTED.get(numbers) or _listed(numbers))
-            words.append(_CLOSING[sender])
-            words[0] = _COUNT[pairs]
+                words[0], numbers = _COUNT_LISTED[len(members)], tuple(as_json)
+                words += _VERSIONED, _LISTED.get(numbers) or _listed(numbers), _CLOSING[sender]
+            else:
+                words += _VERSIONED, _CLOSING[sender]
         except KeyError:
             if not _learn(stream, members, sender):
                 return None
@@ -102,21 +92,30 @@ _OPENING: Final[dict[str, str]] = {}
 _NAME: Final[dict[str, str]] = {}
 _CLOSING: Final[dict[str, str]] = {}
 _LISTED: Final[dict[tuple[str, ...], str]] = {}
-# XADD, the stream and the asterisk, the version and the sender with their values, and pairs.
+# XADD, the stream and the asterisk, the version and the sender with their values, and pairs: those of the
+# members alone, and with the list of those that are JSON.
 _COUNT: Final[dict[int, str]] = {}
-_size: Final = "\r\n${}\r\n".format
-_SIZE: Final = [_size(length) for length in range(_MANY_SIZES)]
+_COUNT_LISTED: Final[dict[int, str]] = {}
+_SIZE: Final[dict[int, str]] = {}
 _VERSIONED: Final = _word(VERSION) + _word(FORMAT)
 
 
 def _learn(stream: str, members: Mapping[str, Any], sender: str) -> bool:
     """Remember what recurs of an entry; return whether all of that was short enough."""
     pairs = len(members)
+    if pairs > MAX_MEMBERS:
+        return False
     return (
         _remember(_OPENING, stream, _word("XADD") + _word(stream) + _word("*"))
-        and all(_remember(_NAME, name, _word(_escaped(name))) for name in members)
+        and all(
+            type(value) in (str, int)
+            and _remember(_NAME, name, _word(_escaped(name)))
+            and _remember(_SIZE, size := len(str(value)), f"\r\n${size}\r\n")
+            for name, value in members.items()
+        )
         and _remember(_CLOSING, sender, _word(SENDER) + _word(sender) + "\r\n")
-        and all(_remember(_COUNT, count, f"*{7 + 2 * count}") for count in (pairs, pairs + 1))
+        and _remember(_COUNT, pairs, f"*{7 + 2 * pairs}")
+        and _remember(_COUNT_LISTED, pairs, f"*{9 + 2 * pairs}")
     )
 
 
