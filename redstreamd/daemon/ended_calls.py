@@ -8,7 +8,7 @@ from redstreamd.audit.call_audit import DENIED
 from redstreamd.audit.call_log import CallLog
 from redstreamd.metrics.call_counts import CallCounts
 from redstreamd.stream_io import end_of_pass
-from redstreamd.tools.invocation import CallEnded
+from redstreamd.tools.invocation import OK, CallEnded, Untold
 
 
 class EndedCalls:
@@ -19,8 +19,8 @@ class EndedCalls:
     told by a `tell` of the caller.
 
     Attributes:
-        untold: These calls, none of which the audit records. While there are some, calls that end well may be
-            appended in the place of an `add`; see `Rules`.
+        untold: These calls, none of which the audit records. What ends well is put there in the place of an
+            `add` while there is something to tell; see `Untold`. Without the access log it is only counted.
     """
 
     def __init__(self, log: CallLog, counts: CallCounts) -> None:
@@ -28,7 +28,7 @@ class EndedCalls:
         self._at_end_of_pass = end_of_pass()
         self._log = log
         self._counts = counts
-        self.untold: Final[list[CallEnded]] = []
+        self.untold: Final = Untold()
 
     def add(self, ended: CallEnded) -> None:
         """Take note of a call that ended; the hook for that. To be called within a run of trio."""
@@ -40,16 +40,24 @@ class EndedCalls:
             finally:
                 self._counts.note((ended,))
             return
-        if not self.untold:
+        untold = self.untold
+        if not untold.counted and not untold.calls:
             self._at_end_of_pass(self.tell)
-        self.untold.append(ended)
+        if ended.outcome == OK and not self._log.records_access and ended.tool not in untold.counted:
+            untold.counted[ended.tool] = [ended.seconds], [ended.answer_bytes]
+        else:
+            untold.calls.append(ended)
 
     def tell(self) -> bool:
         """Tell what is not told; return whether a task was woken by that."""
-        calls = self.untold.copy()
-        self.untold.clear()
+        counted, calls = self.untold.counted.copy(), self.untold.calls.copy()
+        self.untold.counted.clear()
+        self.untold.calls.clear()
         try:
             log = self._log
             return log.records_access and log.access.calls_ended(calls)
         finally:
-            self._counts.note(calls)
+            for tool, (seconds, answer_bytes) in counted.items():
+                self._counts.note_alike(tool, OK, seconds, answer_bytes)
+            if calls:
+                self._counts.note(calls)

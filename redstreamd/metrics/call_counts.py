@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -96,6 +96,17 @@ class CallCounts:
             calls.counts[bisect_left(CALL_SECONDS, seconds)] += 1
             calls.total += seconds
             calls.answer_bytes += call.answer_bytes
+
+    def note_alike(
+        self, tool: str, outcome: str, seconds: Sequence[float], answer_bytes: Sequence[int]
+    ) -> None:
+        """Count calls of one tool with one outcome: how long each took, and how large its answer was."""
+        calls = self._found.get((tool, outcome)) or self._place((tool, outcome))
+        counts = calls.counts
+        for each in seconds:
+            counts[bisect_left(CALL_SECONDS, each)] += 1
+        calls.total += sum(seconds)
+        calls.answer_bytes += sum(answer_bytes)
 
     def _place(self, key: tuple[str, str]) -> Calls:
         """Return where calls of a tool with an outcome are counted."""

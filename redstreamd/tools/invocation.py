@@ -77,6 +77,20 @@ class CallEnded(msgspec.Struct, frozen=True, gc=False):
     manages: bool = False
 
 
+class Untold(msgspec.Struct, frozen=True):
+    """The calls that ended in a pass of trio's scheduler, and that their owner tells at its end.
+
+    Attributes:
+        counted: Of those that ended well and that nobody records, how long each took and the size of its
+            answer, in the same order, by the name of the tool. While a tool is there, its calls that ended
+            so are put there, and nobody else is told of them.
+        calls: The others. While there are some, one that ended well and is not audited is appended.
+    """
+
+    counted: dict[str, tuple[list[float], list[int]]] = msgspec.field(default_factory=dict)
+    calls: list[CallEnded] = msgspec.field(default_factory=list)
+
+
 OnEnded = Callable[[CallEnded], None]
 """Is told of calls that ended, see `Rules`; it must not raise, nor take long: it is a part of a call."""
 
@@ -147,8 +161,8 @@ class Rules(msgspec.Struct, Generic[BusT], frozen=True):
         admit: Says whether a call may run now; None: every call may. So it is in the daemon: who is next is
             decided before a call is read (`admission/turns.py`), and a rate by `check_rate`.
         on_ended: Is told of calls that ended, but for what is appended to `untold`; None: nobody is.
-        untold: Calls that ended, and that its owner (`EndedCalls`) tells at the end of the pass. While there
-            are some, one that ended well and is not audited is appended, and `on_ended` is not called.
+        untold: Calls that ended, and that its owner (`EndedCalls`) tells at the end of the pass. Where a call
+            is put there, `on_ended` is not called.
         timeout_seconds: The time limit of each `run`, in addition to the time that the call asked to wait. A
             round trip without a task has the time limit of commands instead.
         default_wait_seconds: Added for a call that may wait and does not say for how long.
@@ -164,7 +178,7 @@ class Rules(msgspec.Struct, Generic[BusT], frozen=True):
     default_wait_seconds: float
     check_rate: CheckRate | None = None
     hidden: Mapping[Principal, frozenset[str]] | None = None
-    untold: list[CallEnded] = msgspec.field(default_factory=list)
+    untold: Untold = msgspec.field(default_factory=Untold)
 
 
 class Invocation(msgspec.Struct, Generic[BusT], eq=False):
@@ -290,19 +304,26 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         rules = self.rules
         on_ended = rules.on_ended
         if on_ended is not None:
-            tool, needs = self.tool, self.needs
+            tool, untold = self.tool, rules.untold
             effects, arguments = tool.effects, self.arguments
             group = action = None
             if self.group_and_action is not None:
                 group, action = self.group_and_action
             elif self.lease is not None or effects.given(arguments) != effects.usual:
                 group, action = effects.of_call(arguments, self.lease)
+            seconds = time.perf_counter() - self.began
+            is_usual = action is None and outcome == OK
+            if is_usual and (counted := untold.counted.get(tool.name)) is not None:
+                counted[0].append(seconds)
+                counted[1].append(answer_bytes)
+                return
+            needs = self.needs
             ended = CallEnded(
                 self.principal,
                 tool.name,
                 # Most calls need one: they are spared a function.
                 (needs[0].stream,) if len(needs) == 1 else streams_of(needs),
-                time.perf_counter() - self.began,
+                seconds,
                 outcome,
                 answer_bytes,
                 group,
@@ -310,8 +331,8 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
                 self.account,
                 effects.always,
             )
-            if rules.untold and action is None and outcome == OK:
-                rules.untold.append(ended)
+            if is_usual and untold.calls:
+                untold.calls.append(ended)
             else:
                 on_ended(ended)
 

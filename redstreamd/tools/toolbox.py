@@ -30,6 +30,7 @@ from redstreamd.tools.invocation import (
     Invocation,
     OnEnded,
     Rules,
+    Untold,
     as_bus_error,
 )
 from redstreamd.tools.offers import Offers
@@ -67,7 +68,7 @@ class Toolbox(Generic[BusT]):
         policy: Policy | None = None,
         admit: Admit | None = None,
         on_ended: OnEnded | None = None,
-        untold: list[CallEnded] | None = None,
+        untold: Untold | None = None,
         timeout_seconds: float = 60.0,
         default_wait_seconds: float = 20.0,
         check_rate: CheckRate | None = None,
@@ -104,7 +105,7 @@ class Toolbox(Generic[BusT]):
             timeout_seconds,
             default_wait_seconds,
             check_rate,
-            untold=[] if untold is None else untold,
+            untold=untold or Untold(),
         )
         self._compiled = CompiledTools(registry, self._names, takes_leases=read_lease is not None)
         self.prepared = self._compiled.prepared
@@ -346,7 +347,7 @@ def toolbox_over(
     admit: Admit | None = None,
     check_rate: CheckRate | None = None,
     on_ended: OnEnded | None = None,
-    untold: list[CallEnded] | None = None,
+    untold: Untold | None = None,
 ) -> Toolbox[Bus]:
     """Return the toolbox of a domain: names, leases, time limits and nesting follow from its settings."""
     return Toolbox(

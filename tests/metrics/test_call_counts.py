@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from redstreamd.histogram import Histogram
 from redstreamd.metrics.call_counts import MAX_PAIRS, OTHER, CallCounts, ToolFigures
 from redstreamd.metrics.metric_definitions import CALL_SECONDS
@@ -15,8 +17,10 @@ from tests.support.measured import measured
 ANN = Principal("ann", "unix")
 
 
-def ended(tool: str = "stream_add", outcome: str = "ok", seconds: float = 0.002) -> CallEnded:
-    return CallEnded(ANN, tool, (), seconds, outcome, 100)
+def ended(
+    tool: str = "stream_add", outcome: str = "ok", seconds: float = 0.002, answer_bytes: int = 100
+) -> CallEnded:
+    return CallEnded(ANN, tool, (), seconds, outcome, answer_bytes)
 
 
 def test_a_call_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
@@ -54,13 +58,34 @@ def test_people_get_the_figures_of_each_tool() -> None:
     assert figures["stream_read"].failed == 0
 
 
-def test_to_count_a_call_costs_less_than_a_microsecond() -> None:
+def test_calls_that_are_alike_are_counted_as_each_for_itself() -> None:
+    together, apart = CallCounts(), CallCounts()
+    seconds, sizes = [0.0, 0.002, 0.5, 100.0], [1, 0, 7, 9]
+    together.note_alike("stream_read", "ok", seconds, sizes)
+    apart.note(
+        [
+            ended("stream_read", seconds=each, answer_bytes=size)
+            for each, size in zip(seconds, sizes, strict=True)
+        ]
+    )
+    (one,), (other,) = together.pairs.values(), apart.pairs.values()
+    assert together.pairs.keys() == apart.pairs.keys()
+    assert (one.counts, one.answer_bytes) == (other.counts, other.answer_bytes)
+    assert one.total == pytest.approx(other.total)
+
+
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_to_count_a_call_costs_less_than_a_microsecond(is_alone: bool) -> None:
     counts, call = CallCounts(), ended()
+    calls = ("stream_read", "ok", [0.002], [100])
     best = float("inf")
     for _ in range(20):
         began = time.thread_time()
         for _ in range(1_000):
-            counts.note([call])
+            if is_alone:
+                counts.note([call])
+            else:
+                counts.note_alike(*calls)
         best = min(best, time.thread_time() - began)
     # The unit is a millisecond.
     with measured:

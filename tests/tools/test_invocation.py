@@ -21,7 +21,7 @@ from redstreamd.tools.annotations import reading
 from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Call, Profile, Registry, needs_on, tool
-from redstreamd.tools.invocation import CANCELLED, OK, CallEnded, Deferral, Invocation
+from redstreamd.tools.invocation import CANCELLED, OK, CallEnded, Deferral, Invocation, Untold
 from redstreamd.tools.toolbox import Toolbox, toolbox_over
 from tests.support.buses import ON_REDIS
 from tests.support.calls import ME, no_progress
@@ -247,7 +247,7 @@ async def test_a_call_that_ends_well_is_told_with_those_before_it_unless_it_is_a
     is_audited: bool,
 ) -> None:
     told: list[CallEnded] = []
-    untold: list[CallEnded] = []
+    untold = Untold()
     toolbox = Toolbox(Registry([act]), [Profile.WORKER], None, on_ended=told.append, untold=untold)
 
     def end(outcome: str) -> None:
@@ -257,10 +257,18 @@ async def test_a_call_that_ends_well_is_told_with_those_before_it_unless_it_is_a
 
     # The first says that there is something to tell at the end of the pass.
     end(OK)
-    assert (len(told), len(untold)) == (1, 0)
-    untold.append(told[0])
+    assert (len(told), untold) == (1, Untold())
+    untold.calls.append(told[0])
     end(OK)
-    assert (len(told), len(untold)) == ((2, 1) if is_audited else (1, 2))
+    assert (len(told), len(untold.calls)) == ((2, 1) if is_audited else (1, 2))
+    end(CANCELLED)
+    assert told.pop().outcome == CANCELLED
+    # Where it is enough to count them.
+    before = len(told), len(untold.calls)
+    untold.counted["act"] = seconds, sizes = [0.5], [7]
+    end(OK)
+    assert (len(seconds), len(sizes)) == ((1, 1) if is_audited else (2, 2))
+    assert (len(told), len(untold.calls)) == (before[0] + is_audited, before[1])
     end(CANCELLED)
     assert told[-1].outcome == CANCELLED
 
