@@ -191,9 +191,11 @@ class Redis(TypedCommands):
         if node is None:
             raise NotSent(STILL_CONNECTING)
         pipeline = node.roles[role].pipeline
+        if type(write) is PackedCommand:
+            return pipeline.enqueue(write, then)
         if type(write) is JoinableCall:
             return self._joint.add(pipeline, write, then)
-        if type(write) is not PackedCommand and self._joint:
+        if self._joint:
             self._joint.queue_all()
         return pipeline.enqueue(
             write.by_digest if type(write) is ScriptCall else write,  # type: ignore[arg-type]

@@ -173,11 +173,12 @@ class Pipeline:
             # The server ignores an empty command, and every later reply would go to the wrong caller.
             raise ValueError("a command has a name")
         outbox, size = self._outbox, len(packed)
-        deferred, window = self._deferred, self._window
+        window, deferred = self._window, self._deferred.count
         count = len(outbox) + len(self._in_flight)
-        if count + deferred.count >= MAX_REQUESTS:
+        if count + deferred >= MAX_REQUESTS:
             raise QueueFull(cause=f"{MAX_REQUESTS} commands await their replies")
-        if outbox and self._outbox_bytes + size > MAX_QUEUED_BYTES:
+        outbox_bytes = self._outbox_bytes + size
+        if outbox_bytes > MAX_QUEUED_BYTES and outbox:
             raise QueueFull(cause=f"{self._outbox_bytes} bytes wait to be sent")
         turns = self._turns
         account = None if turns is None or is_own else turns.account
@@ -196,32 +197,34 @@ class Pipeline:
             if not count:
                 # Nothing is left but errors of rounding.
                 window.seconds = window.steps = 0.0
-            limit = window.lone
+            limit, step = window.lone, 0.0
             if turns.is_shared:  # type: ignore[union-attr]
                 limit = window.limit
                 if then is None or tasks:
                     # Not for a lone client: nobody else waits for its tasks.
-                    request.step = STEP_TIMES * account.part * (tasks or 1)
-            work, steps = window.seconds + seconds, window.steps + request.step
-            if deferred.count or (work + steps > limit and not window.takes(work, limit, count)):
+                    request.step = step = STEP_TIMES * account.part * (tasks or 1)
+            work = window.seconds + seconds
+            if deferred or (work + window.steps + step > limit and not window.takes(work, limit, count)):
                 if (
                     account.queued
                     or work > _LIGHT_TIMES * limit
                     or not turns.let_pass(account.parent or account)  # type: ignore[union-attr]
                 ):
-                    deferred.push(account, request, packed, calls)
+                    self._deferred.push(account, request, packed, calls)
                     return request
                 # Whoever got little is not deferred.
                 self._let_one_follow()
-                work, steps = window.seconds + seconds, window.steps + request.step
-            window.seconds, window.steps = work, steps
+                work, outbox_bytes = window.seconds + seconds, self._outbox_bytes + size
+            window.seconds = work
+            if step:
+                window.steps += step
             account.running += 1
             turns.redis_seconds += seconds  # type: ignore[union-attr]
         if not outbox:
             self._on_queued()
         outbox[request] = packed
-        self._outbox_bytes += size
-        if window.seconds >= EARLY_SECONDS and not self._in_flight and self._outbox_bytes <= MAX_EARLY_BYTES:
+        self._outbox_bytes = outbox_bytes
+        if window.seconds >= EARLY_SECONDS and not self._in_flight and outbox_bytes <= MAX_EARLY_BYTES:
             self.send_now()
         return request
 

@@ -230,7 +230,11 @@ class Publisher:
         )
 
     def plan_one(
-        self, stream: str, members: Mapping[str, Any], sender: str, make_result: Callable[[bytes], ResultT]
+        self,
+        stream: str,
+        members: Mapping[str, Any],
+        sender: str,
+        conversions: tuple[Callable[[bytes], ResultT]],
     ) -> Plan[ResultT]:
         """Plan what `plan_add` does with one entry, a stamp of its sender and nothing else.
 
@@ -238,7 +242,7 @@ class Publisher:
             stream: As for `add`.
             members: The entry.
             sender: Its stamp.
-            make_result: Makes the result of the entry's ID.
+            conversions: The one that makes the result of the entry's ID; as plans have them.
 
         Raises:
             BusError: As `plan_add`.
@@ -248,7 +252,7 @@ class Publisher:
             write = packed_add(stream, members, sender)
         if write is None:
             write = self._xadd(stream, members, entry_codec.Stamp(sender))
-        return Plan(write, stream, self._read_one, conversions=(make_result,))
+        return Plan(write, stream, self._read_one, conversions=conversions)
 
     def _xadd(self, stream: str, members: Mapping[str, Any], stamp: entry_codec.Stamp) -> Write:
         fields = entry_codec.encode_fields(members, stamp)

@@ -100,13 +100,14 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan
     if stream not in creatable:
         return None
     waits = call.quarantines(stream)
-    if len(args.entries) == 1 and not waits and _asked(args) == _NOTHING:
-        return bus.publisher.plan_one(stream, args.entries[0], call.principal.name, ONE_ADDED_FORM.filled)
+    entries = args.entries
+    if len(entries) == 1 and not waits and _asked(args) == _NOTHING:
+        return bus.publisher.plan_one(stream, entries[0], call.principal.name, _ONE_ADDED)
     if args.durability != "memory" or (args.reply_to is not None and args.reply_to not in creatable):
         return None
     plan = bus.publisher.plan_add(
         stream,
-        args.entries,
+        entries,
         Stamp(sender=call.principal.name, correlation_id=args.correlation_id, reply_to=args.reply_to),
         idempotency_key=args.idempotency_key,
         owner=call.principal,
@@ -123,6 +124,7 @@ _asked: Final = attrgetter(*(field.name for field in _MORE))
 _NOTHING: Final = tuple(field.default for field in _MORE)
 #: Of the answers for an entry that was added with nothing asked for but that. An ID is digits and a dash.
 ONE_ADDED_FORM: Final = ResultForm(lambda entry_id: StreamAdded([entry_id]))
+_ONE_ADDED: Final = (ONE_ADDED_FORM.filled,)
 
 
 @tool(
