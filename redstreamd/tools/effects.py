@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from operator import attrgetter
 from typing import Any, Final, Literal
 
@@ -17,6 +17,7 @@ import attrs
 
 from redstreamd.policy import Permission
 from redstreamd.streams.lease_tokens import Lease
+from redstreamd.tools.argument_text import ONLY_REQUIRED
 from redstreamd.tools.argument_types import NameOf, annotations_of, markers_in
 
 # Equals nothing that is given.
@@ -45,9 +46,11 @@ class Effects:
         removing: The arguments that remove or force, with the value that does not, and whether they are one
             of a few words.
         group: The argument that names a consumer group.
+        group_is_required: Whether it must be given.
         given: Returns of arguments what `of_call` depends on.
         usual: What that is for arguments of which there is nothing to tell, without a lease; most calls have
             such, and are spared a function.
+        usual_classes: The classes of arguments for which it is that; see `ONLY_REQUIRED`.
     """
 
     always: bool
@@ -55,8 +58,10 @@ class Effects:
     dry_run: str | None
     removing: tuple[tuple[str, Any, bool], ...]
     group: str | None
+    group_is_required: bool
     given: Callable[[object], Any] = attrs.field(init=False, repr=False)
     usual: Any = attrs.field(init=False, repr=False)
+    usual_classes: Collection[type] = attrs.field(init=False, repr=False)
 
     @given.default
     def _getter(self) -> Callable[[object], Any]:
@@ -69,6 +74,11 @@ class Effects:
             return _NEVER
         usual = [kept for _, kept, _ in self.removing] + ([] if self.group is None else [None])
         return usual[0] if len(usual) == 1 else tuple(usual)
+
+    @usual_classes.default
+    def _without_more(self) -> Collection[type]:
+        has_required = any(kept is attrs.NOTHING for _, kept, _ in self.removing) or self.group_is_required
+        return frozenset() if self.always or has_required else ONLY_REQUIRED
 
     @property
     def may_be_audited(self) -> bool:
@@ -138,6 +148,7 @@ def effects_of(
     def marked(mark: Marked) -> str | None:
         return next((name for name, what in marks.items() if what is mark), None)
 
+    group = next((name for name, what in named.items() if what is NameOf.GROUP), None)
     effects = Effects(
         always=writes and permission is Permission.MANAGE,
         action=marked(Marked.ACTION),
@@ -147,7 +158,8 @@ def effects_of(
             for name, what in marks.items()
             if what is Marked.REMOVES
         ),
-        group=next((name for name, what in named.items() if what is NameOf.GROUP), None),
+        group=group,
+        group_is_required=group is not None and defaults[group] is attrs.NOTHING,
     )
     if effects.may_be_audited == bool(unaudited) and (destructive or unaudited):
         raise ValueError(

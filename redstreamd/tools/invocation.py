@@ -309,7 +309,9 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
             group = action = None
             if self.group_and_action is not None:
                 group, action = self.group_and_action
-            elif self.lease is not None or effects.given(arguments) != effects.usual:
+            elif self.lease is not None or (
+                type(arguments) not in effects.usual_classes and effects.given(arguments) != effects.usual
+            ):
                 group, action = effects.of_call(arguments, self.lease)
             seconds = time.perf_counter() - self.began
             is_usual = action is None and outcome == OK

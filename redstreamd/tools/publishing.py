@@ -17,6 +17,7 @@ from redstreamd.streams.plans import Plan
 from redstreamd.streams.publishing import Added
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, writing, yes
+from redstreamd.tools.argument_text import ONLY_REQUIRED
 from redstreamd.tools.argument_types import NameOf
 from redstreamd.tools.definition import Call, Profile, needs_on, tool
 from redstreamd.tools.effects import Marked
@@ -101,7 +102,7 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan
         return None
     waits = call.quarantines(stream)
     entries = args.entries
-    if len(entries) == 1 and not waits and _asked(args) == _NOTHING:
+    if len(entries) == 1 and not waits and (type(args) in ONLY_REQUIRED or _asked(args) == _NOTHING):
         return bus.publisher.plan_one(stream, entries[0], call.principal.name, _ONE_ADDED)
     if args.durability != "memory" or (args.reply_to is not None and args.reply_to not in creatable):
         return None

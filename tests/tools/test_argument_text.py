@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redstreamd import strict_json
-from redstreamd.tools.argument_text import ArgumentDecoder, as_arguments
+from redstreamd.tools.argument_text import ONLY_REQUIRED, ArgumentDecoder, as_arguments
 from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Tool
@@ -95,6 +95,31 @@ def test_no_value_in_any_place_is_decoded_otherwise(value: Any) -> None:
             if strict_json.text_is_plain(text) and (found := DECODERS[tool.name](text)) is not None:
                 structured = STRUCTURERS[tool.name](strict_json.decode(text.decode()))
                 assert repr(as_arguments(tool.arguments, found)) == repr(structured), text
+
+
+@TOOLS
+def test_arguments_without_any_that_has_a_default_are_of_a_class_of_their_own(name: str) -> None:
+    tool = REGISTRY.get(name)
+    decoder, structure = ArgumentDecoder(tool.arguments), STRUCTURERS[name]
+    schema = structure.schema
+    every = {argument: values_of(member)[-1] for argument, member in schema["properties"].items()}
+    required = {argument: every[argument] for argument in schema.get("required", ())}
+
+    def decoded(arguments: dict[str, Any], space: str = "") -> type:
+        text = write(tree(arguments), space).encode()
+        found = decoder(text)
+        assert as_arguments(tool.arguments, found) == structure(arguments)
+        return type(found)
+
+    short = decoded(required)
+    assert short in ONLY_REQUIRED
+    assert decoded(required, " ") is short
+    more = every.keys() - required.keys()
+    assert short not in {decoded(required | {each: every[each]}) for each in more}
+    # It is not tried for each call where one has given more.
+    after = [decoded(required) is short for _ in range(100)]
+    calls = 64 - len(more) if more else -1
+    assert after == [False] * (calls + 1) + [True] * (99 - calls)
 
 
 def test_a_default_for_which_null_does_not_stand_has_no_decoder() -> None:

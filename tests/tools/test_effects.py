@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import attrs
@@ -11,9 +12,12 @@ from msgspec import Meta
 from redstreamd.policy import Permission
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import Hints, no, reading, writing, yes
+from redstreamd.tools.argument_text import ONLY_REQUIRED, ArgumentDecoder
+from redstreamd.tools.arguments import Structurer
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import NO_NEEDS, Call, Profile, Tool, tool
 from redstreamd.tools.effects import Marked
+from tests.tools.test_argument_text import values_of
 
 DESTRUCTIVE = writing("It acts.", destructive=yes("It removes."), idempotent=no("Again."))
 HARMLESS = writing("It acts.", destructive=no("It adds."), idempotent=no("Again."))
@@ -110,3 +114,27 @@ def test_an_action_tells_what_removes_and_no_texts(
 def test_a_tool_that_manages_and_only_reads_is_not_audited() -> None:
     reader = tool_with(Unmarked, reading("It reads."), Permission.MANAGE)
     assert reader.effects.action_of(Unmarked(force=True)) is None
+
+
+@pytest.mark.parametrize("each", REGISTRY, ids=lambda each: each.name)
+def test_arguments_of_which_nothing_is_told_are_known_by_their_class(each: Tool[Any]) -> None:
+    structure, decode = Structurer(each.arguments), ArgumentDecoder(each.arguments)
+    schema = structure.schema
+    required = {name: values_of(schema["properties"][name])[0] for name in schema.get("required", ())}
+    given = decode(json.dumps(required, separators=(",", ":")).encode())
+    assert type(given) in ONLY_REQUIRED
+    effects = each.effects
+    assert (type(given) in effects.usual_classes) == (effects.given(given) == effects.usual)
+    if type(given) in effects.usual_classes:
+        assert effects.of_call(given, None) == (None, None)
+
+
+def test_a_required_argument_that_removes_is_looked_at() -> None:
+    @attrs.frozen
+    class Removing:
+        limit: Annotated[int, Meta(description="Keep."), Marked.REMOVES]
+
+    effects = tool_with(Removing, DESTRUCTIVE).effects
+    given = ArgumentDecoder(Removing)(b'{"limit":5}')
+    assert type(given) not in effects.usual_classes
+    assert effects.of_call(given, None) == (None, "limit=5")
