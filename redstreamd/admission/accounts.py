@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+import attrs
 import msgspec
 
 from redstreamd.policy import Principal
@@ -59,7 +60,11 @@ class Peer(msgspec.Struct, frozen=True):
     address: str = ""
 
 
-class Account(msgspec.Struct, eq=False):
+_UNKNOWN: Final = Peer()
+
+
+@attrs.define(eq=False, weakref_slot=False)
+class Account:
     """What one client, or several together, hold and use.
 
     Attributes:
@@ -93,7 +98,7 @@ class Account(msgspec.Struct, eq=False):
     parent: Account | None
     members: dict[str, Account]
     held: list[int]
-    peer: Peer = Peer()
+    peer: Peer = _UNKNOWN
     rank: float = 0.0
     level_rank: float = 0.0
     rivals: int = 0

@@ -300,7 +300,8 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
             raise RuntimeError(f"a call of {self.tool.name} ended twice")
         self.has_ended = True
         # It may be a bound method of this very object, which would be a cycle.
-        self.progress = no_progress
+        if self.progress is not no_progress:
+            self.progress = no_progress
         rules = self.rules
         on_ended = rules.on_ended
         if on_ended is not None:
