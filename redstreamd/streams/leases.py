@@ -237,7 +237,7 @@ class Leases:
             _join_finished,
             _split_finished,
         )
-        return Plan(call, lease.stream, partial(_finished, lease, selected), lease.group, True)
+        return Plan(call, lease.stream, partial(_finished, lease, selected), (), lease.group, True)
 
 
 def _finished(lease: Lease, selected: Sequence[str], outcomes: Sequence[Outcome]) -> Settled:

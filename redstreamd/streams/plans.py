@@ -63,13 +63,13 @@ class Plan(msgspec.Struct, Generic[ResultT], frozen=True, eq=False):
         write: A command, or a script with its operands; also of one that only reads.
         stream: The stream that the call is about: it decides the server, and errors name it.
         decode: The first step: makes something of the reply.
+        conversions: The other steps: each converts what the one before returned.
         group: The consumer group that errors name, if any.
         retry_safe: Whether it may be sent again if its reply is lost.
         role: Which connection.
         reword: Makes the error that the caller gets of one that came instead of a reply. Where it raises
             `UnfinishedError`, the call goes on to a result like that of the first step.
         rest: Awaits what is left where the call is not done; None: nothing is to be done beside it.
-        conversions: The other steps: each converts what the one before returned.
 
     A step raises `BusError` where the reply means a failure, `UnfinishedError` where the call is not done.
     `raise_meaning` says what other errors mean.
@@ -78,12 +78,12 @@ class Plan(msgspec.Struct, Generic[ResultT], frozen=True, eq=False):
     write: Write
     stream: str
     decode: Callable[[Any], Any]
+    conversions: Conversions = ()
     group: str | None = None
     retry_safe: bool = False
     role: Role = Role.COMMAND
     reword: Callable[[BusError], BusError] | None = None
     rest: Rest | None = None
-    conversions: Conversions = ()
 
     def then(self, convert: Callable[[ResultT], OtherT]) -> Plan[OtherT]:
         """Return the same plan with another result, made of its own."""

@@ -210,7 +210,7 @@ class Publisher:
         is_plain = idempotency_key is None and max_length is max_age_seconds is None and not waits
         if len(entries) == 1 and is_plain:
             write = self._xadd(stream, entries[0], stamp)
-            return Plan(write, stream, self._read_one, conversions=(_as_added,))
+            return Plan(write, stream, self._read_one, (_as_added,))
         script, operands = self._call(
             stream,
             entries,
@@ -252,7 +252,7 @@ class Publisher:
             write = packed_add(stream, members, sender)
         if write is None:
             write = self._xadd(stream, members, entry_codec.Stamp(sender))
-        return Plan(write, stream, self._read_one, conversions=conversions)
+        return Plan(write, stream, self._read_one, conversions)
 
     def _xadd(self, stream: str, members: Mapping[str, Any], stamp: entry_codec.Stamp) -> Write:
         fields = entry_codec.encode_fields(members, stamp)

@@ -201,7 +201,7 @@ class Takes:
                 place=new.place,
             )
 
-        return Plan(call, take.stream, taken, take.group, False, Role.BULK, reword)
+        return Plan(call, take.stream, taken, (), take.group, False, Role.BULK, reword)
 
     def _join_new(self, terms: tuple[Any, ...], takes: Sequence[None]) -> ScriptCall:
         """Return what takes of new entries by one consumer send."""
