@@ -37,34 +37,58 @@ class _EndOfPass(trio.abc.Instrument):
         self.flushes: Final[list[Flush]] = []
 
     def before_io_wait(self, timeout: float) -> None:
-        if not self.flushes:
-            return
-        flushes, woke = self.flushes, False
-        # Those that are added meanwhile, too: what one joins another writes.
+        if self.flushes:
+            # Those that are added meanwhile, too: what one joins another writes.
+            self.flush(self.flushes)
+            self.flushes.clear()
+
+    def flush(self, flushes: list[Flush]) -> None:
+        """Call functions in their order."""
+        woke = False
         for flush in flushes:
             try:
                 woke |= flush()
             except Exception as exc:  # noqa: BLE001 - trio removes an instrument that raises
                 woke = True
                 report_defect("a deferred write failed unexpectedly", exc)
-        flushes.clear()
         if woke:
-            # Trio has decided how long to wait before it called this.
+            # At the end of a pass trio has decided before how long it waits.
             self._token.run_sync_soon(_wake)
 
 
 _END_OF_PASS: Final = trio.lowlevel.RunVar[_EndOfPass]("redstreamd end of pass")
 
 
-def end_of_pass() -> Callable[[Flush], None]:
-    """Return what `flush_at_end_of_pass` does in this run of trio, for those who need it often."""
+def _instrument() -> _EndOfPass:
     try:
-        instrument = _END_OF_PASS.get()
+        return _END_OF_PASS.get()
     except LookupError:
         instrument = _EndOfPass()
         trio.lowlevel.add_instrument(instrument)
         _END_OF_PASS.set(instrument)
-    return instrument.flushes.append
+        return instrument
+
+
+def end_of_pass() -> Callable[[Flush], None]:
+    """Return what `flush_at_end_of_pass` does in this run of trio, for those who need it often."""
+    return _instrument().flushes.append
+
+
+def write_together(work: Callable[[], None]) -> None:
+    """Call a function, and do at once what it has left for the end of the pass.
+
+    Who reads from many sockets would fall asleep between two writes that do not follow on each other, and to
+    wake it takes longer than to write.
+    """
+    instrument = _instrument()
+    flushes = instrument.flushes
+    begin = len(flushes)
+    try:
+        work()
+    finally:
+        left = flushes[begin:]
+        del flushes[begin:]
+        instrument.flush(left)
 
 
 def flush_at_end_of_pass(flush: Flush) -> None:

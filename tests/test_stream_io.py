@@ -14,7 +14,7 @@ import trio.lowlevel
 
 from redstreamd.errors.defects import Defect
 from redstreamd.mcpio.outbox import UNREAD_BYTES, Outbox
-from redstreamd.stream_io import flush_at_end_of_pass, nonblocking_write
+from redstreamd.stream_io import flush_at_end_of_pass, nonblocking_write, write_together
 from tests.mcpio.serving import socket_pair, virtual_time
 
 #: Nothing else is due for as long, so whoever is not woken sleeps until the test's limit.
@@ -86,6 +86,50 @@ async def test_a_flush_that_fails_is_reported_and_those_beside_it_and_after_it_c
         with trio.move_on_after(FOR_EVER):
             await event.wait()
     assert [str(each.error) for each in defects] == ["a defect"] * 2
+
+
+async def test_what_is_written_together_comes_before_the_pass_ends_and_what_was_queued_before_does_not() -> (
+    None
+):
+    order: list[str] = []
+
+    def later(name: str) -> None:
+        def flush() -> bool:
+            order.append(name)
+            return False
+
+        flush_at_end_of_pass(flush)
+
+    def work() -> None:
+        later("one")
+        later("two")
+        order.append("work")
+
+    later("before")
+    write_together(work)
+    assert order == ["work", "one", "two"]
+    await trio.lowlevel.checkpoint()
+    await trio.lowlevel.checkpoint()
+    assert order == ["work", "one", "two", "before"]
+
+
+async def test_work_that_fails_has_its_writes_done_and_who_is_woken_by_them_runs() -> None:
+    event = trio.Event()
+
+    def work() -> None:
+        flush_at_end_of_pass(awake(event))
+        raise ValueError("a defect")
+
+    def at_the_end() -> bool:
+        with pytest.raises(ValueError, match="a defect"):
+            write_together(work)
+        # It says nothing of whom it woke.
+        return False
+
+    flush_at_end_of_pass(at_the_end)
+    with trio.move_on_after(FOR_EVER):
+        await event.wait()
+    assert event.is_set()
 
 
 # --- The outbox --------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ reserve for waits, too, fails once enough processes are greedy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -165,6 +165,31 @@ class Limit:
         del claims[claim]
         if not claims:
             del self._claims[process]
+
+    def release_all(self, claims: Iterable[Claim]) -> None:
+        """Give several places back, as `release`; the accounts above are told once how many."""
+        what = self._kind.held
+        less: dict[Account, int] = {}
+        for claim in claims:
+            if not claim.is_held:
+                continue
+            claim.is_held = False
+            self.total -= 1
+            account, process = claim.account, claim.process
+            if account is None or process is None:
+                continue
+            held = account.held
+            if held[what] > 0:
+                held[what] -= 1
+                above = account.parent
+                if above is not None:
+                    less[above] = less.get(above, 0) + 1
+            own = self._claims[process]
+            del own[claim]
+            if not own:
+                del self._claims[process]
+        for above, amount in less.items():
+            above.hold(what, -amount)
 
     def _make_room(self, account: Account, within: Account, most: int, by: str) -> None:
         """Have others give way until there is a place below one limit.

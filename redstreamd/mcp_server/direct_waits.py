@@ -24,12 +24,14 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
         invocation: The call; it holds no arguments any more.
         tail: What follows on the members of its result.
         wait: What it waits for.
+        answer_bytes: The size of its result; None until it is answered with one.
     """
 
     exchange: Exchange
     invocation: Invocation[Any]
     tail: bytes
     wait: Wait
+    answer_bytes: int | None = None
 
     @classmethod
     def begin(cls, wait: Wait, exchange: Exchange, invocation: Invocation[Any], tail: bytes) -> DirectWait:
@@ -64,12 +66,13 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
                 self.failed(error)
                 return
             made = told.made[key] = result.opened + self.tail, result.size
-        line, size = made
-        try:
-            self.exchange.answer(line, b"")
-        finally:
-            # The client has waited for the answer, and nobody for the report.
-            self.invocation.end(OK, size)
+        line, self.answer_bytes = made
+        self.exchange.answer(line, b"", at_once=told.is_for_one)
+
+    def after_told(self) -> None:
+        """Report the call, unless it failed."""
+        if self.answer_bytes is not None:
+            self.invocation.end(OK, self.answer_bytes)
 
     def failed(self, error: Exception) -> None:
         """Answer with the error."""

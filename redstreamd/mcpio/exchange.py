@@ -112,12 +112,13 @@ class Exchange(msgspec.Struct, eq=False):
     is_dropped: bool = False
     why: str | None = None
 
-    def answer(self, line: bytes, tail: bytes | None = None) -> None:
+    def answer(self, line: bytes, tail: bytes | None = None, *, at_once: bool = True) -> None:
         """End the exchange, and send the answer unless it was dropped; nothing if it has ended.
 
         Args:
             line: The response; with `tail`, an encoded result without its closing bytes.
             tail: The closing bytes of the result and of the message.
+            at_once: Whether it may be sent alone, if nothing is expected to follow.
         """
         if not self.is_open:
             return
@@ -135,7 +136,7 @@ class Exchange(msgspec.Struct, eq=False):
         if self.batched:
             line = jsonrpc.in_batch(line)
         # To name an argument takes Python as long again as the call.
-        if is_last:
+        if is_last and at_once:
             self.sink.answer(line, is_last=True)
         else:
             self.sink.answer(line)

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from redstreamd.admission.claims import Claim
 from redstreamd.errors import BusError
 from redstreamd.errors.defects import report_defect
+from redstreamd.stream_io import write_together
 from redstreamd.streams.background import TOLD_AT_ONCE
 from redstreamd.streams.deadlines import Deadline
 from redstreamd.streams.tail_hub import TailHub
@@ -84,7 +86,7 @@ class Sleepers:
         else:
             for sleeper in sleepers:
                 self.members.pop(sleeper, None)
-        told = Told(found, {})
+        told = Told(found, {}, is_for_one=len(sleepers) == 1)
         if len(sleepers) > TOLD_AT_ONCE:
             self._hub.background.spread(self._tell_in_parts(sleepers, told))
         else:
@@ -96,16 +98,34 @@ class Sleepers:
             yield
 
     def _tell(self, sleepers: Sequence[Sleeper], told: Told) -> None:
-        for sleeper in sleepers:
-            # Else it has left.
-            if sleeper.place is not None:
-                sleeper.place = None
-                try:
-                    sleeper.told(told)
-                except Exception as exc:  # noqa: BLE001 - the others, and all that the hub does, depend on it
-                    report_defect("a wait could not be told what was found", exc)
-                # It is told first, because it waits.
-                self._end(sleeper)
+        ended: list[Sleeper] = []
+
+        def tell() -> None:
+            for sleeper in sleepers:
+                # Else it has left.
+                if sleeper.place is not None:
+                    sleeper.place = None
+                    try:
+                        sleeper.told(told)
+                    except Exception as exc:  # noqa: BLE001 - the others, and all that the hub does, depend on it
+                        report_defect("a wait could not be told what was found", exc)
+                    ended.append(sleeper)
+
+        # What nobody waits for follows on all answers.
+        if told.is_for_one:
+            tell()
+        else:
+            write_together(tell)
+        claims: list[Claim] = []
+        for sleeper in ended:
+            try:
+                sleeper.after_told()
+            except Exception as exc:  # noqa: BLE001 - as above
+                report_defect("the end of a wait could not be noted", exc)
+            claim, sleeper.claim = sleeper.claim, None
+            if claim is not None:
+                claims.append(claim)
+        self._hub.waits.release_all(claims)
 
     def fail(self, sleeper: Sleeper, error: Exception) -> None:
         """Take a member out, and tell it an error."""

@@ -225,6 +225,7 @@ class _Queue:
                     return
                 self._forget(sleeper)
                 sleeper.told(Told(taken, {}))
+                sleeper.after_told()
         if is_first and self._sleepers and self._taking is None:
             self._take()
         self._close_if_empty()

@@ -98,10 +98,12 @@ class Told(msgspec.Struct, frozen=True):
     Attributes:
         found: As `Search` returned it.
         made: What those who are told make of it together, such as its encoding.
+        is_for_one: Whether nobody else is told at the same time.
     """
 
     found: Any
     made: dict[Hashable, Any]
+    is_for_one: bool = True
 
 
 class Place(Protocol):
@@ -118,6 +120,8 @@ class Place(Protocol):
 
 class Sleeper(msgspec.Struct, eq=False):
     """A wait. Who waits gives a subclass with `told` and `failed`; exactly one is called once, or `leave` is.
+
+    After `told`, `after_told` is called once.
 
     Attributes:
         deadline: When it ends, by trio's clock. It is told then, too, after one more read.
@@ -146,6 +150,9 @@ class Sleeper(msgspec.Struct, eq=False):
     def told(self, told: Told) -> None:
         """Take what was found, or that nothing was in time; must not block or raise."""
         raise NotImplementedError
+
+    def after_told(self) -> None:
+        """Do what nobody waits for, once all are told who are told the same; must not block or raise."""
 
     def failed(self, error: Exception) -> None:
         """Take the error that ended the wait; must not block or raise."""

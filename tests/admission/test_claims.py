@@ -161,6 +161,26 @@ def test_a_place_that_is_released_after_its_connection_has_closed_counts_once() 
     assert clients.accounts.all.held[Held.WAITS] == clients.limit.total == 1
 
 
+def test_places_that_are_released_together_count_as_if_each_were_released_alone() -> None:
+    clients = Clients(Limit(WAITS, 9))
+    closed, one = clients.connect("one", pid=7), clients.connect("one", pid=7)
+    other = clients.connect("other", pid=8)
+    claims = [
+        *clients.claim(closed),
+        *clients.claim(one, 2),
+        *clients.claim(other, 3),
+        clients.limit.claim(None),
+    ]
+    clients.accounts.close(closed)
+    clients.limit.release(claims[1])
+    # The second of them is released already, the first has gone with its connection.
+    clients.limit.release_all([*claims[:4], claims[-1]])
+    assert clients.limit.total == clients.accounts.all.held[Held.WAITS] == 2
+    assert (one.held[Held.WAITS], other.held[Held.WAITS]) == (0, 2)
+    clients.limit.release_all(claims)
+    assert clients.limit.total == clients.accounts.all.held[Held.WAITS] == 0
+
+
 def test_the_last_quarter_of_subscriptions_is_for_those_who_hold_little() -> None:
     clients = Clients(SharedLimit(SUBSCRIPTIONS, 1000))
     greedy = clients.connect("greedy", pid=7)
@@ -212,9 +232,9 @@ def test_counts_agree_and_nobody_is_refused_beside_one_who_holds_two_more(
             )
             held[connections[where]] = []
         account = connections[where]
-        for _ in range(-amount):
-            if held[account]:
-                limit.release(held[account].pop(0))
+        if amount < 0:
+            limit.release_all(held[account][:-amount])
+            del held[account][:-amount]
         for _ in range(amount):
             claims: list[Claim] = []
             try:

@@ -365,7 +365,7 @@ async def test_those_at_one_place_have_one_timer_and_each_ends_at_its_own_time(r
 
 async def test_telling_many_gives_way_and_who_leaves_meanwhile_is_told_nothing(redis: Server) -> None:
     async with ready(redis) as bus:
-        passes, told_in = Passes(), []
+        passes, told_in, noted = Passes(), [], []
         trio.lowlevel.add_instrument(passes)
 
         class Leaving(Recorder, eq=False):
@@ -373,6 +373,9 @@ async def test_telling_many_gives_way_and_who_leaves_meanwhile_is_told_nothing(r
                 super().told(told)
                 told_in.append(passes.seen)
                 all_[-1].leave()
+
+            def after_told(self) -> None:
+                noted.append(len(told_in))
 
         all_ = [wait_at(bus, kind=Leaving) for _ in range(3 * TOLD_AT_ONCE)]
         await asleep(bus, len(all_))
@@ -383,3 +386,6 @@ async def test_telling_many_gives_way_and_who_leaves_meanwhile_is_told_nothing(r
         # In three passes at least, and in the order in which they came.
         assert sorted({told_in.count(seen) for seen in told_in}) == [TOLD_AT_ONCE - 1, TOLD_AT_ONCE]
         assert len(set(told_in)) == 3
+        # What nobody waits for comes once all of a part are told.
+        one, two, three = TOLD_AT_ONCE, 2 * TOLD_AT_ONCE, 3 * TOLD_AT_ONCE - 1
+        assert noted == [one] * one + [two] * one + [three] * (one - 1)
