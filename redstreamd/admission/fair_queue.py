@@ -13,8 +13,8 @@ be served for an hour once there is another, and a new one could keep all others
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Hashable
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -69,8 +69,9 @@ class _Node(msgspec.Struct, Generic[ItemT], eq=False):
     Attributes:
         account: The account; the root has one of its own, which nobody reads.
         above: The node of its parent; of the root None.
-        items: Its own items, in order.
-        heap: For each member with items its `entry`; others are out of date.
+        item: The first of its own items; None without any. Most accounts have one item and no members.
+        others: Its other items, in order; None without any.
+        heap: For each member with items its `entry`; others are out of date. None until there is a member.
         members: How many entries of `heap` are not out of date.
         entry: What its account had got when that was last looked at, a number for the order among equals, and
             the node itself. Invariant: accounts only get more, so the least of a heap is at most the least
@@ -79,8 +80,9 @@ class _Node(msgspec.Struct, Generic[ItemT], eq=False):
 
     account: Account
     above: _Node[ItemT] | None
-    items: dict[ItemT, None] = {}
-    heap: list[_Entry[ItemT]] = []
+    item: ItemT | None = None
+    others: dict[ItemT, None] | None = None
+    heap: list[_Entry[ItemT]] | None = None
     members: int = 0
     entry: _Entry[ItemT] | None = None
 
@@ -89,7 +91,7 @@ _Entry = tuple[float, int, _Node[ItemT]]
 
 
 class FairQueue(Generic[ItemT]):
-    """Items of accounts, each at most once.
+    """Items of accounts, each at most once; None is no item.
 
     Attributes:
         count: How many items there are; to be read only.
@@ -108,10 +110,16 @@ class FairQueue(Generic[ItemT]):
 
     def push(self, account: Account, item: ItemT) -> None:
         """Add an item behind those of the same account."""
-        items = (self._nodes.get(account) or self._add(account)).items
-        if item not in items:
-            items[item] = None
-            self.count += 1
+        node = self._nodes.get(account) or self._add(account)
+        if node.item is None:
+            node.item = item
+        elif node.item == item or (node.others is not None and item in node.others):
+            return
+        elif node.others is None:
+            node.others = {item: None}
+        else:
+            node.others[item] = None
+        self.count += 1
 
     def pop(self) -> tuple[Account, ItemT]:
         """Remove and return the next item, and its account.
@@ -122,42 +130,52 @@ class FairQueue(Generic[ItemT]):
         if not self.count:
             raise IndexError("no item waits")
         node = self._root
-        while node.members:
+        while members := node.members:
+            heap: list[_Entry[ItemT]] = node.heap  # type: ignore[assignment] # it has members
             # The only one is the next, however much it got; most levels have no more.
-            first = node.heap[0][2] if node.members == len(node.heap) == 1 else self._first(node)
+            first = heap[0][2] if members == len(heap) == 1 else self._first(heap)
             account = node.account
-            account.rivals = node.members
+            account.rivals = members
             account.level_rank = first.account.rank
             node = first
-        item = next(iter(node.items))
+        item: ItemT = node.item  # type: ignore[assignment] # without members it has items
         self._take_out(node, item)
         return node.account, item
 
     def remove(self, account: Account, item: ItemT) -> bool:
         """Remove an item; return whether it was there."""
         node = self._nodes.get(account)
-        if node is None or item not in node.items:
+        if node is None or not (item == node.item or (node.others is not None and item in node.others)):
             return False
         self._take_out(node, item)
         return True
 
     def _take_out(self, node: _Node[ItemT], item: ItemT) -> None:
-        del node.items[item]
         self.count -= 1
+        others = node.others
+        if others is None:
+            node.item = None
+        else:
+            if item == node.item:
+                node.item = next(iter(others))
+                del others[node.item]
+            else:
+                del others[item]
+            if not others:
+                node.others = None
         above = node.above
-        while above is not None and not (node.items or node.members):
+        while above is not None and node.item is None and not node.members:
             account = node.account
             # Entries that are out of date have nodes that refer to this one.
-            node.entry = node.above = None
-            node.heap.clear()
+            node.entry = node.above = node.heap = None
             del self._nodes[account]
             account.places -= 1
-            above.members -= 1
-            heap = above.heap
+            above.members = members = above.members - 1
+            heap: list[_Entry[ItemT]] = above.heap  # type: ignore[assignment] # it had a member
             if heap[0][2] is node:
-                heapq.heappop(heap)
-            elif len(heap) > 2 * above.members + 8:
-                self._tidy(above)
+                heappop(heap)
+            elif len(heap) > 2 * members + 8:
+                self._tidy(heap)
             node, above = above, above.above
 
     def _add(self, account: Account) -> _Node[ItemT]:
@@ -165,44 +183,52 @@ class FairQueue(Generic[ItemT]):
         parent = account.parent
         above = self._root if parent is None else self._nodes.get(parent) or self._add(parent)
         # How much it got long ago is forgotten before it waits beside others.
-        members = above.members
+        members, heap = above.members, above.heap
+        if heap is None:
+            above.heap = heap = []
         first = level = above.account.level_rank
         if members:
-            first = self._first(above).account.rank
-            level = max(level, first)
-        scale = _scale(members) if members > _FEW else 1.0
-        rank = max(account.rank, level - scale * CREDIT_SECONDS) if account.rank else level + NEW_SECONDS
-        if not account.places:
+            first = self._first(heap).account.rank
+            if first > level:
+                level = first
+        scale = _FEW / members if members > _FEW else 1.0
+        rank = before = account.rank
+        if not rank:
+            rank = level + NEW_SECONDS
+        elif rank < (least := level - scale * CREDIT_SECONDS):
+            rank = least
+        places = account.places
+        if not places and rank > (most := first + scale * DEBT_SECONDS):
             # The level may be that of another queue, in which others wait. While it waits in another one
             # itself, what was forgiven here would put it ahead there of all who got as much.
-            rank = min(rank, first + scale * DEBT_SECONDS)
-        account.rank = rank
-        account.places += 1
+            rank = most
+        if rank != before:
+            account.rank = rank
+        account.places = places + 1
         node = self._nodes[account] = _Node(account, above)
         above.members = members + 1
         self._entries += 1
         node.entry = entry = (rank, self._entries, node)
-        heapq.heappush(above.heap, entry)
+        heappush(heap, entry)
         return node
 
-    def _first(self, above: _Node[ItemT]) -> _Node[ItemT]:
+    def _first(self, heap: list[_Entry[ItemT]]) -> _Node[ItemT]:
         """Return the member that is next; there is one."""
-        heap = above.heap
         while True:
             entry = heap[0]
             node = entry[2]
             if entry is not node.entry:
-                heapq.heappop(heap)
+                heappop(heap)
                 continue
             rank = node.account.rank
             if rank == entry[0]:
                 return node
             self._entries += 1
             node.entry = entry = (rank, self._entries, node)
-            heapq.heapreplace(heap, entry)
+            heapreplace(heap, entry)
 
     @staticmethod
-    def _tidy(node: _Node[ItemT]) -> None:
+    def _tidy(heap: list[_Entry[ItemT]]) -> None:
         """Drop entries that are out of date: they are the most."""
-        node.heap = [entry for entry in node.heap if entry is entry[2].entry]
-        heapq.heapify(node.heap)
+        heap[:] = [entry for entry in heap if entry is entry[2].entry]
+        heapify(heap)
