@@ -159,8 +159,8 @@ class Account:
             account.queued += amount
             account = account.parent
 
-    def hold(self, what: Held, amount: int = 1) -> None:
-        """Count so much more; a negative amount counts less."""
+    def hold(self, what: int, amount: int = 1) -> None:
+        """Count so much more of one of `Held`; a negative amount counts less."""
         account: Account | None = self
         while account is not None:
             account.held[what] += amount

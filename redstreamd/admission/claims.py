@@ -103,6 +103,8 @@ class Limit:
         self.total = 0
         self.is_shedding = False
         self._kind = kind
+        # As an integer, which is a faster index than a member of an enumeration.
+        self._held = int(kind.held)
         self._quotas = quotas
         self.reconfigure(most)
         # Of each process, the oldest first. Invariant: no empty ones.
@@ -132,21 +134,29 @@ class Limit:
         if account is not None:
             if self.is_shedding:
                 raise self._shed()
-            process = _above(account, Level.PROCESS)
-            if self._quotas is not None:
+            # Of a connection it is the parent.
+            process = account.parent
+            if process is None or process.level is not Level.PROCESS:
+                process = _above(account, Level.PROCESS)
+            kind = self._kind
+            if self._quotas is not None and kind.quantity in self._quotas.limited:
                 principal = _above(process, Level.PRINCIPAL)
-                own = self._quotas.most(self._kind.quantity, principal.name)
+                own = self._quotas.most(kind.quantity, principal.name)
                 if own.number is not None:
                     self._make_room(account, principal, own.number, own.setting)
             if self.total >= self._free:
                 self._make_room(account, _above(process, Level.ALL), self._most, self._kind.setting)
-            account.hold(self._kind.held)
+            account.hold(self._held)
         elif self.total >= self._most:
             raise self._refusal(None, self._most, self._kind.setting)
         self.total += 1
         claim = Claim(account, process, end)
         if process is not None:
-            self._claims.setdefault(process, {})[claim] = None
+            claims = self._claims.get(process)
+            if claims is None:
+                self._claims[process] = {claim: None}
+            else:
+                claims[claim] = None
         return claim
 
     def release(self, claim: Claim) -> None:
@@ -159,8 +169,8 @@ class Limit:
         if account is None or process is None:
             return
         # A connection that has closed has given back what it held.
-        if account.held[self._kind.held] > 0:
-            account.hold(self._kind.held, -1)
+        if account.held[self._held] > 0:
+            account.hold(self._held, -1)
         claims = self._claims[process]
         del claims[claim]
         if not claims:
@@ -168,8 +178,9 @@ class Limit:
 
     def release_all(self, claims: Iterable[Claim]) -> None:
         """Give several places back, as `release`; the accounts above are told once how many."""
-        what = self._kind.held
+        what = self._held
         less: dict[Account, int] = {}
+        last, own = None, {}
         for claim in claims:
             if not claim.is_held:
                 continue
@@ -179,15 +190,16 @@ class Limit:
             if account is None or process is None:
                 continue
             held = account.held
-            if held[what] > 0:
-                held[what] -= 1
-                above = account.parent
-                if above is not None:
+            if (before := held[what]) > 0:
+                held[what] = before - 1
+                if (above := account.parent) is not None:
                     less[above] = less.get(above, 0) + 1
-            own = self._claims[process]
+            if process is not last:
+                last, own = process, self._claims[process]
             del own[claim]
             if not own:
                 del self._claims[process]
+                last = None
         for above, amount in less.items():
             above.hold(what, -amount)
 

@@ -149,6 +149,9 @@ class Quotas:
     """The quotas in force, and what principals may have whom none concerns.
 
     A caller asks each time, and keeps no answer: `replace` changes them.
+
+    Attributes:
+        limited: What some principal may have less of than there is.
     """
 
     def __init__(self, quotas: Sequence[Quota] = (), others: Mapping[Quantity, Most] | None = None) -> None:
@@ -166,6 +169,10 @@ class Quotas:
         self._quotas = tuple(quotas)
         self._others = {each: Most(None, QUOTAS) for each in Quantity} | dict(others or {})
         self._remembered.clear()
+        given = {each for quota in quotas for each, _ in quota.amounts}
+        self.limited = frozenset(
+            given | {each for each, most in self._others.items() if most.number is not None}
+        )
 
     def most(self, quantity: Quantity, principal: str) -> Most:
         """Return how much the principal of this name may have; costs two look-ups in a dict."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from redstreamd.cli import main
 from redstreamd.daemon.call_rates import rate_rules
 from redstreamd.errors import SettingsError
-from redstreamd.policy.quotas import Quantity, Quota, Quotas
+from redstreamd.policy.quotas import Most, Quantity, Quota, Quotas
 from redstreamd.policy.unused_quotas import without_effect
 from redstreamd.settings import load, quotas_of
 
@@ -63,6 +63,13 @@ def test_of_several_quotas_the_first_counts_for_each_quantity_by_itself() -> Non
         for each in (Quantity.WAITS, Quantity.CONNECTIONS, Quantity.SUBSCRIPTIONS)
     }
     assert list(found.values()) == [9, 3, None, 2, 3, None]
+
+
+def test_it_is_known_of_what_some_principal_may_have_less_than_there_is() -> None:
+    quotas = Quotas([Quota.parse("ops have waits=9")], {Quantity.CONNECTIONS: Most(5, "limits.max")})
+    assert quotas.limited == {Quantity.WAITS, Quantity.CONNECTIONS}
+    quotas.replace([])
+    assert quotas.limited == frozenset()
 
 
 def test_a_quota_takes_the_place_of_the_limit_of_each_principal_and_of_its_rate() -> None:
