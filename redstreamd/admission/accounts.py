@@ -80,8 +80,8 @@ class Account:
         level_rank: The rank of the member that was next last in a `FairQueue`.
         rivals: How many members waited there then.
         places: In how many queues it has items, itself or through its members.
-        service: Seconds of work that were done for this connection, of late: see `used`. Not for accounts
-            above.
+        service: Seconds of work that were done for this very account, of late: see `used`. What its members
+            do is not counted here.
         served_at: When `service` was last reduced, in seconds of the caller's clock.
         queued: Commands for Redis that wait for their turn, of this account and its members; a large one
             counts as several.
@@ -112,7 +112,7 @@ class Account:
     is_closed: bool = False
 
     def charge(self, seconds: float, now: float) -> None:
-        """Count work that was done for this connection.
+        """Count work that was done for this connection, or for several of an account together.
 
         Args:
             seconds: How much.
@@ -132,9 +132,8 @@ class Account:
 
         What was done `RECENT_SECONDS` ago counts a third, so `RECENT_SECONDS` is as much as there can be.
         """
-        if self.level is not Level.CONNECTION:
-            return sum(member.used(now) for member in self.members.values())
-        return self.service * math.exp((self.served_at - now) / RECENT_SECONDS)
+        used = self.service * math.exp((self.served_at - now) / RECENT_SECONDS)
+        return used + sum(member.used(now) for member in self.members.values())
 
     def under_way(self) -> int:
         """Return how many commands for Redis are under way for it and its members."""

@@ -277,7 +277,8 @@ class Turns(trio.abc.Instrument):
     def queue(self, account: Account, place: Place) -> None:
         """Let something wait for its turn."""
         self.waiting.push(account, place)
-        self._tick_on()
+        if not self._is_ticking:
+            self._tick_on()
 
     def leave(self, account: Account, place: Place) -> None:
         """Give up the place of what waits."""
@@ -339,9 +340,7 @@ class Turns(trio.abc.Instrument):
             who.read()
 
     def _tick_on(self) -> None:
-        """See to it that trio does not wait for input while somebody waits for a turn."""
-        if self._is_ticking:
-            return
+        """See to it that trio does not wait for input while somebody waits for a turn: nothing does yet."""
         self._is_ticking = True
         if self._ticker is None:
             self._ticker = trio.lowlevel.spawn_system_task(self._tick, name="turns")

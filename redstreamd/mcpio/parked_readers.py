@@ -209,12 +209,14 @@ class Readers:
                     # is armed when that wants more.
                     if reader is None or reader.task is None:
                         continue
-                    # Who waits pays for its own way into the queue.
+                    # Who waits pays for its own way into the queue; those of one process pay together.
                     account = reader.account
-                    turns.work_for(account)
                     if account.parent is waits and waits is not None:
+                        turns.work_for(waits)
                         reader.queue()
-                    elif turns.may_begin(account, descriptor):
+                        continue
+                    turns.work_for(account)
+                    if turns.may_begin(account, descriptor):
                         reader.read()
                     else:
                         waits = account.parent

@@ -41,3 +41,14 @@ def test_who_holds_most_is_found_from_the_principal_down() -> None:
     accounts.open(ADMIN, Peer(uid=0, pid=1), "admin").hold(Held.BYTES, 100)
     assert accounts.greatest(Held.BYTES).name == "many 9"
     assert accounts.greatest(Held.BYTES, Level.PROCESS).name == "pid 7"
+
+
+def test_work_for_several_of_a_process_is_used_by_it_and_by_those_above_and_by_none_of_them() -> None:
+    accounts = Accounts()
+    one, other = (accounts.open(AGENTS, Peer(uid=1000, pid=7), name) for name in "ab")
+    process = one.path()[Level.PROCESS]
+    one.charge(0.5, now=10.0)
+    process.charge(0.25, now=10.0)
+    assert [account.used(10.0) for account in one.path()] == [0.75, 0.75, 0.75, 0.75, 0.5]
+    assert other.used(10.0) == other.rank == 0
+    assert [account.rank for account in one.path()] == [0.75, 0.75, 0.75, 0.75, 0.5]

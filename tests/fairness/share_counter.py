@@ -86,8 +86,9 @@ class CountedTurns(turns.Turns):
 
 
 def count(self: accounts.Account, seconds: float, now: float) -> None:
-    """Charge a connection, and note it for its process."""
-    CountedTurns.got[self.parent or self] += seconds
+    """Charge a connection, or several of a process together, and note it for the process."""
+    is_process = self.level is accounts.Level.PROCESS
+    CountedTurns.got[self if is_process else self.parent or self] += seconds
     charge(self, seconds, now)
 
 

@@ -65,13 +65,14 @@ class Client:
 
 
 @contextlib.contextmanager
-def clients(count: int) -> Iterator[list[Client]]:
+def clients(count: int, processes: int | None = None) -> Iterator[list[Client]]:
     accounts, order = Accounts(), list[int]()
     with contextlib.ExitStack() as stack:
         made = []
         for number in range(count):
             ours, theirs = map(stack.enter_context, socket.socketpair())
-            account = accounts.open(Principal("me", "unix"), Peer(os.getuid(), number), str(number))
+            process = number % (processes or count)
+            account = accounts.open(Principal("me", "unix"), Peer(os.getuid(), process), str(number))
             made.append(Client(number, order, ours, theirs, account))
             stack.callback(made[-1].reader.close)
         yield made
@@ -206,6 +207,33 @@ async def test_who_has_to_wait_pays_for_its_place_itself(
         turns().work_for(None)
         assert first.account.service == pytest.approx(0.1)
         assert second.account.service > 0.9
+
+
+async def test_those_of_one_process_who_have_to_wait_pay_for_their_places_together(
+    turns_clock: TurnsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Turns.queue
+
+    def slow(turn: Turns, account: Account, place: Place) -> None:
+        turns_clock.now += 0.01
+        queue(turn, account, place)
+
+    monkeypatch.setattr(Turns, "queue", slow)
+    monkeypatch.setattr(Turns, "may_begin", lambda *_: False)
+    with clients(5, processes=1) as made:
+        async with trio.open_nursery() as nursery:
+            for client in made:
+                client.theirs.sendall(b"text")
+                nursery.start_soon(client.reader.receive)
+            await until(lambda: len(made[0].order) == 5)
+            nursery.cancel_scope.cancel()
+        turns().work_for(None)
+        # The first one comes before it is known that others do.
+        assert sorted(client.account.service for client in made) == pytest.approx([0, 0, 0, 0, 0.01])
+        process = made[0].account.parent
+        assert process is not None
+        assert process.used(turns_clock.now) == pytest.approx(0.05, rel=0.02)
+        assert process.rank == pytest.approx(0.05, rel=0.03)
 
 
 async def test_what_a_closed_reader_was_for_is_freed_at_once() -> None:
