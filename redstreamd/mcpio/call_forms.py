@@ -72,7 +72,7 @@ class CallForms:
         """Return what `plain_calls.decode` does, unless the arguments are no JSON value.
 
         They may have spaces around them. If they are refused, the line may still be a plain call, such as one
-        with more members, whose arguments only begin there.
+        with more members, whose arguments only begin there: `forget`, and decode it again.
         """
         form, size = self._form, len(line)
         if form is not None and size < LONG and line.startswith(form.head) and line.endswith(form.tail):
@@ -107,6 +107,10 @@ class CallForms:
                 self._alike = -_IN_VAIN if form is None else 0
                 self._form = form or self._form
         return call
+
+    def forget(self) -> None:
+        """Forget the form, because a call was refused that may not be of it."""
+        self._form, self._alike = None, 0
 
 
 def _form_of(line: bytes, call: PlainCall) -> _Form | None:

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from redstreamd.admission.turns import MAX_QUEUED, TURN_SECONDS, turns
-from redstreamd.mcpio import jsonrpc, openings, plain_calls
+from redstreamd.mcpio import jsonrpc, openings
 from redstreamd.mcpio.call_forms import CallForms
 from redstreamd.mcpio.connection_account import ConnectionAccount
 from redstreamd.mcpio.connection_events import Ending, MessageTooLong
@@ -172,7 +172,8 @@ class MessageReader:
             is_taken = session.take_call(call, len(line), outbox)
             if not is_taken and call is not None:
                 # It may have been taken for another one by its form.
-                is_taken = session.take_call(plain_calls.decode(line, limits), len(line), outbox)
+                self._forms.forget()
+                is_taken = session.take_call(decode(line, limits), len(line), outbox)
             if not is_taken:
                 if by_task:
                     self._refused = line

@@ -129,6 +129,19 @@ def test_calls_of_tools_that_take_turns_show_no_form() -> None:
     assert forms._form is None
 
 
+def test_a_client_that_begins_to_write_another_form_is_not_looked_at_twice_each_time() -> None:
+    forms = taught(line_of({"arguments": ARGUMENTS}))
+    line = line_of({"arguments": ARGUMENTS, "_meta": {"progressToken": 7}})
+    refused = 0
+    for _ in range(100):
+        call = forms.decode(line, LIMITS)
+        if call != plain_calls.decode(line, LIMITS):
+            refused += 1
+            forms.forget()
+            assert forms.decode(line, LIMITS) == plain_calls.decode(line, LIMITS) is not None
+    assert refused == 1
+
+
 def test_equal_forms_of_many_clients_are_kept_once() -> None:
     line = line_of({"arguments": ARGUMENTS, "_meta": ENVELOPE})
     assert taught(line)._form is taught(line)._form is not None
