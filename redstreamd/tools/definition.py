@@ -11,7 +11,6 @@ import inspect
 import re
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -186,6 +185,7 @@ class Tool(Generic[ArgumentsT]):
             None for a call that does not wait at once: then `plan` is asked. None if no call is a wait.
         unaudited: Why no call needs an audit record, if it is destructive and has no argument that removes
             what others rely on; else empty. See `effects`.
+        known_effects: The `effects`, once they were asked for; for each call.
 
     `needs`, `plan` and `wait` get a value with the attributes of the argument class, not always an instance
     of it.
@@ -205,21 +205,26 @@ class Tool(Generic[ArgumentsT]):
     plan: Callable[[Call[Any], ArgumentsT], Plan[Any] | None] | None = None
     wait: Callable[[Call[Any], ArgumentsT], Wait | BeginWait | None] | None = None
     unaudited: str = ""
+    # Not a cached property: with that, each attribute of a class with slots takes three times as long.
+    known_effects: list[Effects] = attrs.field(init=False, factory=list, eq=False, repr=False)
 
-    @cached_property
+    @property
     def effects(self) -> Effects:
-        """Which of its calls are audited.
+        """Which of its calls are audited; worked out when it is first asked.
 
         Raises:
             ValueError: That does not follow from the definition.
         """
-        return effects_of(
-            self.arguments,
-            self.permission,
-            writes=not self.hints.read_only.value,
-            destructive=self.hints.destructive.value,
-            unaudited=self.unaudited,
-        )
+        if not self.known_effects:
+            effects = effects_of(
+                self.arguments,
+                self.permission,
+                writes=not self.hints.read_only.value,
+                destructive=self.hints.destructive.value,
+                unaudited=self.unaudited,
+            )
+            self.known_effects.append(effects)
+        return self.known_effects[0]
 
     @name.validator
     def _check_name(self, _: object, value: str) -> None:

@@ -306,7 +306,9 @@ class Invocation(msgspec.Struct, Generic[BusT], eq=False):
         on_ended = rules.on_ended
         if on_ended is not None:
             tool, untold = self.tool, rules.untold
-            effects, arguments = tool.effects, self.arguments
+            # Compiled with the tool; to ask for them is a function.
+            effects = tool.known_effects[0] if tool.known_effects else tool.effects
+            arguments = self.arguments
             group = action = None
             if self.group_and_action is not None:
                 group, action = self.group_and_action
