@@ -51,6 +51,27 @@ class MessageReader:
         input_ended: Set once the client has stopped sending.
     """
 
+    # Most wait for long, and are in no cache when the next message comes: slots are fewer places to look at.
+    __slots__ = (
+        "_at_once",
+        "_books",
+        "_descriptor",
+        "_is_begun",
+        "_is_opening",
+        "_is_rejected",
+        "_limits",
+        "_on_end",
+        "_outbox",
+        "_process",
+        "_refused",
+        "_session",
+        "_stream",
+        "_turns",
+        "input_ended",
+        "message_received",
+        "splitter",
+    )
+
     def __init__(
         self,
         stream: trio.abc.Stream,
@@ -88,6 +109,8 @@ class MessageReader:
         # Whether the client may still turn out to speak another protocol.
         self._is_opening = state is None or state.era is None
         self._is_rejected = False
+        # Whether `take` may serve what arrives: the client speaks this protocol, and messages were served.
+        self._is_begun = False
         self.message_received = LateEvent()
         self.input_ended = LateEvent()
         # For the task: how many more messages may be served whether the turn is over or not, and the line
@@ -147,8 +170,9 @@ class MessageReader:
         if data is not None:
             splitter.feed(data)
             # What is cancelled in the same bytes is not sent: only the task can serve both in one pass.
-            is_cancelled = _CANCELLATION in data
-            if not data or is_cancelled or self._is_opening or not self.message_received.was_set:
+            if not self._is_begun:
+                self._is_begun = self.message_received.was_set and not self._is_opening
+            if not data or data.find(_CANCELLATION) >= 0 or not self._is_begun:
                 return Left.FOR_TASK
         turn, process, session, outbox = self._turns, self._process, self._session, self._outbox
         limits, lines, decode = session.limits, splitter.lines, self._forms.decode

@@ -212,7 +212,8 @@ class Readers:
                     # Who waits pays for its own way into the queue; those of one process pay together.
                     account = reader.account
                     if account.parent is waits and waits is not None:
-                        turns.work_for(waits)
+                        if turns.account is not waits:
+                            turns.work_for(waits)
                         reader.queue()
                         continue
                     turns.work_for(account)

@@ -127,7 +127,7 @@ class Place:
         if self._is_looking:
             sleeper.since = self._looks if self._can_be_joined else self._looks + 1
         elif (self in self._places.sure or self._knows_of_nothing) and not (
-            self._sleepers.is_due_first(sleeper) and sleeper.is_over
+            sleeper.deadline < self._sleepers.alarm_at and sleeper.is_over
         ):
             # It is not read for: a read that fails later is its first one.
             sleeper.since = self._looks + 1

@@ -26,17 +26,18 @@ class Sleepers:
 
     Attributes:
         members: Those who were not told yet, in the order in which they came.
+        alarm_at: When the first of those who are asleep is due, or sooner.
     """
 
-    # Invariant: no member that is asleep is due before _alarm.
-    __slots__ = ("_alarm", "_alarm_at", "_hub", "members")
+    # Invariant: no member that is asleep is due before alarm_at.
+    __slots__ = ("_alarm", "_hub", "alarm_at", "members")
 
     def __init__(self, hub: TailHub) -> None:
         """Begin with nobody."""
         self.members: dict[Sleeper, None] = {}
         self._hub = hub
         self._alarm: Deadline | None = None
-        self._alarm_at = math.inf
+        self.alarm_at = math.inf
 
     def __len__(self) -> int:
         """Return how many were not told yet."""
@@ -54,29 +55,26 @@ class Sleepers:
             except BusError as error:
                 self.fail(sleeper, error)
                 return
-        self.wake_by(sleeper.deadline, on_time)
-
-    def is_due_first(self, sleeper: Sleeper) -> bool:
-        """Return whether somebody is due before all who are asleep."""
-        return sleeper.deadline < self._alarm_at
+        if sleeper.deadline < self.alarm_at:
+            self.wake_by(sleeper.deadline, on_time)
 
     def wake_by(self, at: float, on_time: Callable[[], None]) -> None:
         """Call a function once no later than at a time, by trio's clock: the same for all calls."""
-        if at < self._alarm_at:
+        if at < self.alarm_at:
             if self._alarm is not None:
                 self.stop_alarm()
-            self._alarm_at = at
+            self.alarm_at = at
             # Not kept otherwise: it belongs to what has this.
             self._alarm = self._hub.deadlines.add(at, partial(self._ring, on_time))
 
     def stop_alarm(self) -> None:
         """Do not call the function. Idempotent."""
-        alarm, self._alarm, self._alarm_at = self._alarm, None, math.inf
+        alarm, self._alarm, self.alarm_at = self._alarm, None, math.inf
         if alarm is not None:
             self._hub.deadlines.remove(alarm)
 
     def _ring(self, on_time: Callable[[], None]) -> None:
-        self._alarm, self._alarm_at = None, math.inf
+        self._alarm, self.alarm_at = None, math.inf
         on_time()
 
     def tell(self, sleepers: Sequence[Sleeper], found: Any) -> None:
