@@ -28,13 +28,14 @@ from redstreamd.admission.turns import next_turn
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.stream_io import flush_at_end_of_pass
+from redstreamd.stream_io import Flush, end_of_pass
 from redstreamd.streams.measured_ranges import MeasuredRanges
 from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.scripts import load
 from redstreamd.streams.stream_ends import PageKey, StreamEnds
 
 _PAGE = load("ids", "read_page")
+_READ_PAGE = _PAGE.bound("stream", "command", "first", "last", "max_entries", "max_bytes", "most_bytes")
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -102,6 +103,8 @@ class Pages:
         self._oversized: dict[PageKey, str] = {}
         # What takes note of what was read in this pass of trio's scheduler.
         self._unnoted: list[Callable[[], None]] = []
+        # In the run of trio, once one is known.
+        self._at_end_of_pass: Callable[[Flush], None] | None = None
 
     async def read(
         self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True
@@ -194,9 +197,12 @@ class Pages:
         """Plan to read a page whose size is not known."""
         now = trio.current_time()
         role = self._role(key.stream, now)
-        operands = {**msgspec.structs.asdict(key), "most_bytes": 0 if role is Role.LARGE else _MOST_BYTES}
+        most_bytes = 0 if role is Role.LARGE else _MOST_BYTES
+        write = _READ_PAGE(
+            key.stream, key.command, key.first, key.last, key.max_entries, key.max_bytes, most_bytes
+        )
         read = partial(self._measured_batch, key, now)
-        return Plan(_PAGE.call(operands), key.stream, read, retry_safe=True, role=role)
+        return Plan(write, key.stream, read, retry_safe=True, role=role)
 
     async def _read_measured(self, key: PageKey) -> Batch:
         return await run_plan(self._redis, self._measured(key))
@@ -239,13 +245,13 @@ class Pages:
 
     def _oversized_plan(self, key: PageKey, alone: str) -> Plan[Batch]:
         """Plan to ask whether an entry follows the one that exceeds a page, and then to read that one."""
-        operands = {**msgspec.structs.asdict(key), "first": f"({alone}", "max_entries": 0, "most_bytes": 0}
+        write = _READ_PAGE(key.stream, key.command, f"({alone}", key.last, 0, key.max_bytes, 0)
 
         def read(raw: Any) -> Batch:
             has_more = _PAGE.read(raw).beyond is not None
             raise UnfinishedError(partial(self._read_oversized, key, alone, has_more=has_more))
 
-        return Plan(_PAGE.call(operands), key.stream, read, retry_safe=True, role=Role.LARGE)
+        return Plan(write, key.stream, read, retry_safe=True, role=Role.LARGE)
 
     async def _read_oversized(self, key: PageKey, alone: str, *, has_more: bool) -> Batch:
         write = (key.command, key.stream, key.first, key.last, "COUNT", 1)
@@ -288,7 +294,9 @@ class Pages:
     def _note_later(self, note: Callable[[], None]) -> None:
         """Take note of what was read at the end of this pass: those who wait for it have it first."""
         if not self._unnoted:
-            flush_at_end_of_pass(self._note_all)
+            if self._at_end_of_pass is None:
+                self._at_end_of_pass = end_of_pass()
+            self._at_end_of_pass(self._note_all)
         self._unnoted.append(note)
 
     def _note_all(self) -> bool:

@@ -221,13 +221,13 @@ class Place:
         self._looks += 1
         self._is_looking, self._is_woken = True, False
         places.sure.discard(self)
-        self._armed_by = places.hub.armed_by(self.keys)
         if self._retry is not None:
             places.hub.deadlines.remove(self._retry)
             self._retry = None
         try:
             if self._is_watching and self._read_and_arm():
                 return
+            self._armed_by = places.hub.armed_by(self.keys)
             plan = self._search.plan(self._position)
         except Exception as error:  # noqa: BLE001 - the boundary: a defect must not leave anybody asleep
             self._end_failed(error)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice, zip_longest
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import trio
@@ -84,7 +84,12 @@ class Waited(msgspec.Struct, frozen=True):
 
 
 class Reader:
-    """Reads streams and waits for their next entries."""
+    """Reads streams and waits for their next entries.
+
+    Attributes:
+        encryption: Opens what was read.
+        max_bytes: The size at which a page ends.
+    """
 
     def __init__(
         self,
@@ -104,16 +109,18 @@ class Reader:
         self._lister = lister
         self._pages = SharedPages(redis, pages)
         self._places = places
+        #: As `Pages.plan_bounded`.
+        self.plan_bounded: Final = pages.plan_bounded
         # Searches without a filter. Clients wait for the same again and again.
         self._search = functools.lru_cache(maxsize=256)(partial(_NextEntries, self))
         # Many wait for the same, and then have the same value.
         self._unfiltered = functools.lru_cache(maxsize=256)(self._wait_from)
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._scanning = trio.Semaphore(_SCANS_AT_ONCE)
 
     def reconfigure(self, *, max_bytes: int) -> None:
         """End pages at another size from now on."""
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
 
     async def read(
         self,
@@ -200,7 +207,7 @@ class Reader:
             )
 
         return self._pages.plan(
-            stream, first, last, max_entries=count, max_bytes=self._max_bytes, forward=forward
+            stream, first, last, max_entries=count, max_bytes=self.max_bytes, forward=forward
         ).then(read)
 
     async def _page(
@@ -217,7 +224,7 @@ class Reader:
     ) -> Page:
         if wanted is None:
             batch = await self._pages.read(
-                stream, first, last, max_entries=count, max_bytes=self._max_bytes, forward=forward
+                stream, first, last, max_entries=count, max_bytes=self.max_bytes, forward=forward
             )
             return Page(batch.entries, _last(batch.entries, at), batch.has_more)
         found: list[RawEntry] = []
@@ -358,13 +365,9 @@ class Reader:
 
         return Wait(partial(self._places.join, search, position), deadline, naming_absent, (convert, *absent))
 
-    def plan_bounded(self, stream: str, at: str, count: int) -> Plan[Batch] | None:
-        """Plan the same with a small reply; see `Pages.plan_bounded`."""
-        return self._pages.plan_bounded(stream, at, count, self._max_bytes)
-
     def plan_next(self, stream: str, at: str, count: int) -> Plan[Batch]:
         """Plan to read what comes after an entry ID, without a filter."""
-        return self._pages.plan(stream, f"({at}", "+", max_entries=count, max_bytes=self._max_bytes)
+        return self._pages.plan(stream, f"({at}", "+", max_entries=count, max_bytes=self.max_bytes)
 
     async def read_next(
         self,
@@ -446,7 +449,8 @@ class _NextEntries:
         if self._wanted is not None or len(self.streams) > 1:
             return None
         (stream,), (at,) = self.streams, position
-        plan = self._reader.plan_bounded(stream, at, self._count)
+        reader = self._reader
+        plan = reader.plan_bounded(stream, at, self._count, reader.max_bytes)
         return None if plan is None else self._looking(plan, position)
 
     def _looking(self, plan: Plan[Batch], position: tuple[str, ...]) -> Plan[Look]:

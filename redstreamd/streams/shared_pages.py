@@ -46,9 +46,8 @@ class SharedPages:
         self._redis = redis
         self._pages = pages
         self._reads: dict[_Key, _Shared] = {}
-        #: As `Pages.plan` and `Pages.plan_bounded`; the caller's own read.
+        #: As `Pages.plan`; the caller's own read.
         self.plan: Final = pages.plan
-        self.plan_bounded: Final = pages.plan_bounded
 
     async def read(
         self, stream: str, first: str, last: str, *, max_entries: int, max_bytes: int, forward: bool = True

@@ -425,7 +425,6 @@ class TailHub:
         peer = self._nodes.get(node)
         if message[0] != b"invalidate" or peer is None:
             return
-        peer.signs.note()
         keys = self._keys.all
         # FLUSHALL and FLUSHDB push null: every key changed.
         changed = list(keys) if message[1] is None else message[1]
@@ -448,3 +447,5 @@ class TailHub:
         # An eager one that has gone by now has armed them, and a queued one will be.
         if unarmed and (unarmed := [name for name in unarmed if not keys[name].arming]):
             self._arm(unarmed)
+        # Whoever is woken reads first.
+        peer.signs.note()
