@@ -28,6 +28,7 @@ from redstreamd.mcpio.outbox import Outbox
 from redstreamd.mcpio.parked_readers import READ_BYTES, Left, readers
 from redstreamd.mcpio.session import LONG_MESSAGE, Session
 from redstreamd.stream_io import Receive, descriptor, nonblocking_receiver, receiver
+from redstreamd.strict_json import LONG
 
 # So many plain calls are served whether the turn is over or not. Who keeps few calls in flight has them
 # answered together, sends as many again, and waits for a turn: with one call in each it would get too little.
@@ -35,6 +36,7 @@ _AT_ONCE: Final = 8
 # While nobody else has work, a cancellation is read with the call before it.
 _AT_ONCE_ALONE: Final = 2
 _CANCELLATION: Final = b"notifications/cancelled"
+_FEW: Final = 8
 # What a message is taken to cost before it is read, and each byte of a long one.
 _MESSAGE_SECONDS: Final = 0.0001
 _BYTE_SECONDS: Final = 1e-7
@@ -172,7 +174,13 @@ class MessageReader:
             # What is cancelled in the same bytes is not sent: only the task can serve both in one pass.
             if not self._is_begun:
                 self._is_begun = self.message_received.was_set and not self._is_opening
-            if not data or data.find(_CANCELLATION) >= 0 or not self._is_begun:
+            is_cancelled = (
+                data.find(_CANCELLATION) >= 0
+                if len(data) < LONG or len(splitter.lines) > _FEW
+                # To look for it in long messages takes long, and it is none of them.
+                else any(_CANCELLATION in line for line in splitter.lines if len(line) < LONG)
+            )
+            if not data or is_cancelled or not self._is_begun:
                 return Left.FOR_TASK
         turn, process, session, outbox = self._turns, self._process, self._session, self._outbox
         limits, lines, decode = session.limits, splitter.lines, self._forms.decode

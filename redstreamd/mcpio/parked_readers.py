@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import os
 import select
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -28,6 +29,8 @@ from redstreamd.errors.defects import report_defect
 
 #: The most that is read at once; by default a Unix socket buffers about three times as much.
 READ_BYTES: Final = 65536
+#: So often it is read in one pass what a connection has sent that alone has work, if it is that much.
+_MOST_READS: Final = 3
 _ARMED: Final = select.EPOLLIN | select.EPOLLONESHOT
 
 
@@ -107,29 +110,43 @@ class Reader:
     def read(self) -> None:
         """Read what has arrived, or go on: its turn has come. Never raises."""
         self._is_queued = False
-        if self.task is None:
-            return
         turns = self._readers.turns
-        if turns.account is not self.account:
-            turns.work_for(self.account)
-        data = None
-        if not self._has_left:
+        reads = 0
+        while True:
+            # Cancelled, perhaps by what was served.
+            if self.task is None:
+                return
+            if turns.account is not self.account:
+                turns.work_for(self.account)
+            data = None
+            if not self._has_left:
+                try:
+                    data = os.read(self.descriptor, READ_BYTES)
+                except BlockingIOError:
+                    self._readers.arm(self.descriptor, _ARMED)
+                    return
+                except OSError as error:
+                    broken = trio.BrokenResourceError(f"reading failed: {error}")
+                    broken.__cause__ = error
+                    self._wake(outcome.Error(broken))
+                    return
             try:
-                data = os.read(self.descriptor, READ_BYTES)
-            except BlockingIOError:
-                self._readers.arm(self.descriptor, _ARMED)
+                left = self._take(data)
+            except Exception as error:  # noqa: BLE001 - the boundary: it is for the connection's own task
+                if not self._wake(outcome.Error(error)):
+                    report_defect("a message could not be served, and its connection has ended", error)
                 return
-            except OSError as error:
-                broken = trio.BrokenResourceError(f"reading failed: {error}")
-                broken.__cause__ = error
-                self._wake(outcome.Error(broken))
-                return
-        try:
-            left = self._take(data)
-        except Exception as error:  # noqa: BLE001 - the boundary: it is for the connection's own task
-            if not self._wake(outcome.Error(error)):
-                report_defect("a message could not be served, and its connection has ended", error)
-            return
+            reads += 1
+            # Few long messages fit into what is read at once, and a pass takes longer than one of them.
+            if (
+                data is None
+                or len(data) < READ_BYTES
+                or left is not Left.NOTHING
+                or reads == _MOST_READS
+                or turns.is_shared
+                or time.perf_counter() >= turns.ends
+            ):
+                break
         if left is Left.NOTHING or left is Left.MESSAGES:
             # Else it was cancelled by what was served.
             if self.task is not None:

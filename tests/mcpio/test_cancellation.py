@@ -63,11 +63,15 @@ async def test_a_cancelled_request_reports_no_progress_any_more(service: Service
         assert raw.passed_over == []
 
 
-async def test_a_cancellation_sent_with_its_request_is_obeyed(service: Service) -> None:
+@pytest.mark.parametrize("others", [0, 1, 3])
+async def test_a_cancellation_sent_with_its_request_is_obeyed(service: Service, others: int) -> None:
     async with raw_client(service.path, initialize=True) as raw:
         cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "a"}}
-        await raw.send(raw.tool_call("sleep", {"name": "a"}, request_id="a"), cancel)
+        long = [raw.tool_call("echo", {"text": "x" * 20_000}, request_id=str(n)) for n in range(others)]
+        await raw.send(*long, raw.tool_call("sleep", {"name": "a"}, request_id="a"), cancel)
         await service.tools.wait("ended", "a")
+        for n in range(others):
+            assert (await raw.receive())["id"] == str(n)
         assert service.acceptor.statistics().requests_in_flight == 0
         assert "result" in await raw.call_tool("echo")
         assert raw.passed_over == []

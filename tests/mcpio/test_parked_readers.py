@@ -16,7 +16,7 @@ import trio.testing
 
 from redstreamd.admission.accounts import Account, Accounts, Peer
 from redstreamd.admission.turns import Place, Turns, turns
-from redstreamd.mcpio.parked_readers import Left, Reader, readers
+from redstreamd.mcpio.parked_readers import READ_BYTES, Left, Reader, readers
 from redstreamd.policy import Principal
 from tests.support.turns_clock import TurnsClock
 from tests.support.waiting import until
@@ -101,6 +101,33 @@ async def test_what_is_served_at_once_wakes_no_task() -> None:
             assert all(client.taken == [b"one", b"two"] for client in made)
             nursery.cancel_scope.cancel()
     assert not turns().waiting
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_who_alone_sends_much_is_read_several_times_in_a_pass(is_alone: bool) -> None:
+    with clients(1) as [client]:
+        passes: list[float] = []
+
+        def note() -> None:
+            turns().is_shared = not is_alone
+            passes.append(turns().now)
+
+        client.during = note
+        client.theirs.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.reader.receive)
+            await trio.testing.wait_all_tasks_blocked()
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while sent < 5 * READ_BYTES:
+                    sent += client.theirs.send(b"x" * READ_BYTES)
+            assert sent >= 2 * READ_BYTES
+            await until(
+                lambda client=client, sent=sent: sum(len(each or b"") for each in client.taken) == sent
+            )
+            nursery.cancel_scope.cancel()
+    most = max(map(passes.count, passes))
+    assert 2 <= most <= 3 if is_alone else most == 1
 
 
 async def test_a_task_goes_on_with_what_is_left_and_at_the_end() -> None:
