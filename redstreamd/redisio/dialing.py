@@ -24,6 +24,12 @@ _KEEPALIVE_INTERVAL: Final = 1
 _KEEPALIVE_PROBES: Final = 3
 
 
+#: A Unix socket buffers twice as much on the way to the server (socket(7)): what is sent at once
+#: (`pipeline.MAX_SEND_BYTES`), which takes half as much again there. It is the most that Linux allows unless
+#: net.core.wmem_max says otherwise; without it a socket has half of that. TCP's buffers grow by themselves.
+_SEND_BUFFER_BYTES: Final = 212_992
+
+
 async def open_stream(target: Target) -> trio.SocketStream:
     """Connect; names with several addresses are tried as RFC 8305 (happy eyeballs) says.
 
@@ -31,7 +37,9 @@ async def open_stream(target: Target) -> trio.SocketStream:
         OSError: No address could be connected to; several errors are its cause as a group.
     """
     if target.path is not None:
-        return await trio.open_unix_socket(target.path)
+        stream = await trio.open_unix_socket(target.path)
+        stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        return stream
     # trio sets TCP_NODELAY on every SocketStream.
     stream = await trio.open_tcp_stream(target.host, target.port)
     options = trio.socket

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
+import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from redstreamd.policy import Principal
 from redstreamd.redisio import decoder
 from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.dialing import UNACKNOWLEDGED_MS, open_stream
+from redstreamd.redisio.pipeline import MAX_SEND_BYTES
 from redstreamd.redisio.redis_errors import NotSent, ReplyLost, ReplyTooLarge
 from redstreamd.redisio.target import Target
 from tests.redisio.running import over_tcp, running_connection, through
@@ -360,6 +364,17 @@ async def test_tcp_connections_carry_the_options_that_find_dead_peers(redis: Ser
         assert stream.getsockopt(tcp, trio.socket.TCP_NODELAY)
         assert stream.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_KEEPALIVE)
         assert stream.getsockopt(tcp, trio.socket.TCP_USER_TIMEOUT) == UNACKNOWLEDGED_MS
+
+
+async def test_a_unix_socket_takes_at_once_what_is_sent_at_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        async with await open_stream(Target(path=path)) as stream:
+            written = os.write(stream.socket.fileno(), b"x" * MAX_SEND_BYTES)
+    # Nobody reads.
+    assert written == MAX_SEND_BYTES
 
 
 #: More than the buffers of a socket take, so that a task has to send the rest.
