@@ -65,7 +65,7 @@ class DirectPath:
     def decode(self, call: PlainCall) -> PlainCall | None:
         """Return a call with its arguments decoded, for `__call__`; None if it is left to the kernel."""
         prepared = self.toolbox.prepared.get(call.tool) or self.toolbox.prepare(call.tool)
-        arguments = None if prepared is None else prepared.decode(call.arguments, call.colons)
+        arguments = None if prepared is None else prepared.decode(call.arguments, call.colons, call.long_text)
         return None if arguments is None else msgspec.structs.replace(call, decoded=arguments)
 
     def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
@@ -81,7 +81,7 @@ class DirectPath:
             return False
         arguments = call.decoded
         if arguments is None:
-            arguments = prepared.decode(call.arguments, call.colons)
+            arguments = prepared.decode(call.arguments, call.colons, call.long_text)
             if arguments is None:
                 return False
         rules, tail = toolbox.rules, self._tails[call.era]

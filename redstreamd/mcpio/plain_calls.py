@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from redstreamd import long_texts
+from redstreamd.long_texts import LongText
 from redstreamd.mcpio.connection_state import Era
 from redstreamd.mcpio.jsonrpc import RequestId, structure_error
 from redstreamd.mcpio.limits import Limits
@@ -37,6 +39,7 @@ class PlainCall(msgspec.Struct, frozen=True, gc=False):
         decoded: The arguments, if they were decoded before the call is served.
         colons: Of a long line: how many colons the arguments have, if no name is repeated in the rest of it;
             else more than they have.
+        long_text: A text that was taken out of the arguments, see ``long_texts``.
     """
 
     era: Era
@@ -46,6 +49,7 @@ class PlainCall(msgspec.Struct, frozen=True, gc=False):
     progress_token: RequestId | None
     decoded: Any = None
     colons: int | None = None
+    long_text: LongText | None = None
 
 
 def decode(line: bytes, limits: Limits) -> PlainCall | None:
@@ -59,14 +63,12 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
     # Almost every line passes by the first half.
     if (_BACKSLASH in line or not line.isascii()) and not text_is_plain(line):
         return None
-    around, is_checked = line, False
+    if size >= LONG and (call := _with_long_text(line, limits)) is not None:
+        return call
     # So many values are no more than that, wherever they are; of escaped characters it counts a sixteenth.
-    if 49 * size > 16 * limits.max_values:
-        if size >= LONG:
-            around = _around_long_text(line)
-        is_checked = 3 * len(around) + size // 16 > limits.max_values
-        if is_checked and structure_error(line, limits):
-            return None
+    is_checked = 49 * size > 16 * limits.max_values
+    if is_checked and structure_error(line, limits):
+        return None
     try:
         message = _decode(line)
         params = message.params
@@ -81,7 +83,7 @@ def decode(line: bytes, limits: Limits) -> PlainCall | None:
         if (
             not is_checked
             and length > 2 * (limits.max_nesting - NESTING_AROUND)
-            and most_levels(around if size >= LONG else arguments) > limits.max_nesting - NESTING_AROUND
+            and most_levels(arguments) > limits.max_nesting - NESTING_AROUND
             and structure_error(line, limits)
         ):
             return None
@@ -179,28 +181,34 @@ _BACKSLASH: Final = ord("\\")
 #: arguments, and with both. Without arguments it takes less.
 _LEAST: Final = len(b'{"jsonrpc":"2.0","id":,"method":"tools/call","params":{"name":"","arguments":}}')
 _LEAST_WITH_META: Final = _LEAST + len(b',"_meta":')
-#: What is around a long text is short.
-_MOST_AROUND: Final = 4_096
 #: The message and its parameters are two levels; an envelope is not deeper than eight.
 NESTING_AROUND: Final = 8
 #: Members that every call has: jsonrpc, id, method, params, name.
 _MEMBERS: Final = 5
 
 
-def _around_long_text(line: bytes) -> bytes:
-    """Return what is before and behind the text in the middle of a line; the line, if there is none for sure.
+def _with_long_text(line: bytes, limits: Limits) -> PlainCall | None:
+    """Return the call on a line, with its long text decoded by itself; None if that is not possible.
 
-    Few characters are looked at one by one.
+    Args:
+        line: Of it `text_is_plain` is true.
+        limits: See `decode`.
     """
-    middle = len(line) // 2
-    begin, end = line.rfind(b'"', 0, middle), line.find(b'"', middle)
-    if begin < 0 or end < 0 or begin + len(line) - end > _MOST_AROUND:
-        return line
-    before = line[: begin + 1]
-    # Without escaped characters each quote begins or ends a text. So this one begins it, the other ends it.
-    if before.count(b'"') % 2 == 0 or b"\\" in before or line[end - 1] == _BACKSLASH:
-        return line
-    return before + line[end:]
+    place = long_texts.place(line)
+    rest = None if place is None else long_texts.marked(line, *place)
+    if place is None or rest is None:
+        return None
+    # Of the text only escaped characters count.
+    if _BACKSLASH in line and 3 * len(rest) + len(line) // 16 > limits.max_values:
+        return None
+    call = decode(rest, limits)
+    if call is None or not long_texts.has_mark(bytes(call.arguments)):
+        return None
+    try:
+        text = long_texts.text_at(line, *place)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return PlainCall(call.era, call.id, call.tool, call.arguments, call.progress_token, long_text=text)
 
 
 def _colons_left(line: bytes, message: _Message) -> int:

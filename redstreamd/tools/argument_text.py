@@ -15,7 +15,9 @@ import attrs
 import msgspec
 from msgspec import UNSET, Meta
 
-from redstreamd.strict_json import MAX_INTEGER
+from redstreamd import long_texts
+from redstreamd.long_texts import LongText
+from redstreamd.strict_json import MAX_INTEGER, count
 from redstreamd.strict_json import colons as colons_in
 
 _encode_into: Final = msgspec.json.Encoder().encode_into
@@ -78,14 +80,27 @@ class ArgumentDecoder:
         self._usual: Final = _decoder(msgspec.defstruct(name, usual, omit_defaults=True, **options))
         self._exact: Final = _decoder(msgspec.defstruct(name, exact, **options))
         self._defaults: Final = tuple(defaults)
+        # The arguments in which any text may be, of any length.
+        self._payloads: Final = tuple(name for name, hint in hints.items() if _holds_objects(hint))
 
-    def __call__(self, text: bytes | msgspec.Raw, colons: int | None = None) -> Any:
+    def __call__(
+        self, text: bytes | msgspec.Raw, colons: int | None = None, long_text: LongText | None = None
+    ) -> Any:
         """Return a value with the attributes of the argument class, or None if the text is not plain.
 
         Args:
             text: JSON for which `strict_json.text_is_plain` is true.
             colons: How many colons it has; None if they were not counted.
+            long_text: Was taken out of the text, see ``long_texts``.
         """
+        if long_text is not None:
+            given = self(text)
+            if given is not None and long_texts.put_in(
+                map(given.__getattribute__, self._payloads), long_text.text
+            ):
+                return given
+            whole = long_texts.put_back(bytes(text), long_text)
+            return self(whole, count(whole, b":"))
         try:
             # A long text is decoded once.
             if self._with_all or colons is not None:
@@ -118,6 +133,11 @@ class ArgumentDecoder:
 def as_arguments(cls: type[attrs.AttrsInstance], given: Any) -> Any:
     """Return what an `ArgumentDecoder` decoded as an instance of the argument class, for a handler."""
     return cls(**{field.name: getattr(given, field.name) for field in attrs.fields(cls)})
+
+
+def _holds_objects(hint: Any) -> bool:
+    """Return whether a value of this type is, or holds, objects with any members."""
+    return typing.get_origin(hint) is dict or any(map(_holds_objects, typing.get_args(hint)))
 
 
 def _decoder(kind: type) -> Callable[[bytes | msgspec.Raw], Any]:

@@ -10,11 +10,12 @@ import functools
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
 from redstreamd import strict_json
+from redstreamd.long_texts import LongText
 from redstreamd.policy import Permission
 from redstreamd.streams.name_rules import NameRules
 from redstreamd.tools.argument_headers import header_arguments
@@ -26,7 +27,14 @@ from redstreamd.tools.tool_listing import listed
 
 ValueT = TypeVar("ValueT")
 
-_Decode = Callable[[bytes | msgspec.Raw, int | None], Any]
+
+class _Decode(Protocol):
+    """Builds arguments, see `ArgumentDecoder.__call__`."""
+
+    def __call__(
+        self, text: bytes | msgspec.Raw, colons: int | None = None, long_text: LongText | None = None, /
+    ) -> Any: ...
+
 
 #: Argument classes of which it is remembered what was compiled; there are some forty.
 _MAX_COMPILED: Final = 256
@@ -171,12 +179,15 @@ def _decode_of(tool: Tool[Any]) -> _Decode:
         return decode
     known: dict[bytes, Any] = {}
 
-    def remembered(text: bytes | msgspec.Raw, colons: int | None) -> Any:
-        if colons is not None or type(text) is not bytes or len(text) > _LONGEST_REMEMBERED:
-            return decode(text, colons)
+    def remembered(
+        text: bytes | msgspec.Raw, colons: int | None = None, long_text: LongText | None = None, /
+    ) -> Any:
+        is_long = colons is not None or long_text is not None
+        if is_long or type(text) is not bytes or len(text) > _LONGEST_REMEMBERED:
+            return decode(text, colons, long_text)
         given = known.get(text)
         if given is None:
-            given = decode(text, None)
+            given = decode(text)
             if given is not None and getattr(given, "filter", None) is None:
                 if len(known) >= _MAX_REMEMBERED:
                     del known[next(iter(known))]
