@@ -121,6 +121,8 @@ class Connection:
         self._on_push = on_push
         self._reply_timeout = reply_timeout
         self._traffic = traffic or Traffic()
+        # As `trio.current_time`, in fewer steps.
+        self._now: Final = trio.lowlevel.current_clock().current_time
 
         self.pipeline = Pipeline(
             # Not a method, which would be one more in the way of every call.
@@ -330,7 +332,7 @@ class Connection:
         while pipeline.sendable and not self._is_sending and self._problem is None:
             rest = b""
             if write is not None:
-                data = pipeline.take(trio.current_time() + self._reply_timeout)
+                data = pipeline.take(self._now() + self._reply_timeout)
                 try:
                     rest = data[write(data) :]
                 except OSError:
@@ -387,7 +389,7 @@ class Connection:
                 traffic.received_bytes += received
                 round_trip = math.inf
                 if type(replies[0]) is not push and (due := awaited.oldest_deadline) is not None:
-                    round_trip = trio.current_time() + timeout - due
+                    round_trip = self._now() + timeout - due
                 size, received = received // len(replies), 0
                 rest: Sequence[Any] = replies
                 is_checked = False
