@@ -6,6 +6,7 @@ for other byte streams. A carriage return before the newline is JSON whitespace 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -15,6 +16,10 @@ from redstreamd.admission.memory import STEP_BYTES, Share
 BEGINNING_BYTES: Final = 4_096
 # Lines are split together if the first of them is shorter than that: a client's are alike.
 _SHORT_BYTES: Final = 384
+# Of so many lines, whose mean is so short that they can hardly be messages, the blank ones are left out.
+_MANY_LINES: Final = 256
+_NO_MESSAGE_BYTES: Final = 16
+_BLANK_LINES: Final = re.compile(rb"\n[ \t\r\n]*\n")
 
 
 class LongLine(bytes):
@@ -38,7 +43,8 @@ class LineSplitter:
     """A line splitter without I/O: `feed` takes bytes and adds to `lines`.
 
     A line that is too long is in `lines` as a `LongLine`, as soon as it has exceeded the limit. The rest of
-    it is dropped, up to its newline.
+    it is dropped, up to its newline. Where blank lines are many, most of them are left out: to ignore each
+    takes as long as to read a message.
 
     Attributes:
         lines: The whole lines, without their newlines, the last first; to be taken from the end.
@@ -81,14 +87,18 @@ class LineSplitter:
             data = data[begin:]
         most, partial = self._max_line_bytes, self._partial
         # To split compares byte by byte, which to find does not.
-        if 0 <= data.find(b"\n") < _SHORT_BYTES:
+        if 0 <= (end := data.find(b"\n")) < _SHORT_BYTES:
             lines = data.split(b"\n")
         else:
             lines, begin = [], 0
-            while (end := data.find(b"\n", begin)) >= 0:
+            while end >= 0 and len(lines) < _MANY_LINES:
                 lines.append(data[begin:end])
                 begin = end + 1
-            lines.append(data[begin:] if begin else data)
+                end = data.find(b"\n", begin)
+            left = data[begin:] if begin else data
+            lines += (left,) if end < 0 else left.split(b"\n")
+        if len(lines) > _MANY_LINES and len(lines) > len(data) // _NO_MESSAGE_BYTES:
+            lines = _BLANK_LINES.sub(b"\n", data).split(b"\n")
         rest = lines.pop()
         if lines:
             if partial is not None:

@@ -270,7 +270,8 @@ def structure_error(line: bytes, limits: Limits) -> str | None:
         bound = setting("limits.max_message_values")
         return (
             f"the message costs more to decode than {limits.max_values} JSON values ({bound}); an array, an "
-            "object or the name of a member counts as three, sixteen escaped characters as one"
+            "object or the name of a member counts as three, sixteen escaped characters as one, and so do "
+            "sixteen digits of a number beyond its first 24"
         )
     if nesting > limits.max_nesting:
         bound = setting("limits.max_nesting")

@@ -149,7 +149,7 @@ class LimitsSettings:
             le=100_000_000,
             description="The most JSON values in a message. They take about 0.3 µs each, which holds up all "
             "other clients: 5 ms by default. An array, an object or the name of a member counts as three "
-            "values, sixteen escaped characters as one: there is room for 12,000 numbers, for 3,000 members, "
-            "or for a text of several MiB.",
+            "values, sixteen escaped characters as one, and so do sixteen digits of a number beyond its "
+            "first 24: there is room for 12,000 numbers, for 3,000 members, or for a text of several MiB.",
         ),
     ] = 12_000

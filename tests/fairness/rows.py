@@ -193,6 +193,13 @@ def _many_values() -> bytes:
     return call("stream_add", stream="values:orders", max_length=4, entries=[entry])
 
 
+def _long_numbers() -> bytes:
+    numbers = {"n": ["@NUMBER@"] * 900}
+    return call("stream_add", stream="values:orders", max_length=4, entries=[numbers]).replace(
+        b'"@NUMBER@"', b"9" * 4_000
+    )
+
+
 def _deep() -> bytes:
     depth = DEPTH - 20
     deep = json.loads("[" * depth + "]" * depth)
@@ -333,6 +340,11 @@ ROWS: Sequence[Row] = (
         lambda: [Crowd([_deep()], 4, 4)],
     ),
     Row(
+        "52d",
+        "messages with 900 numbers of 4,000 digits, 16 in flight",
+        lambda: [Crowd([_long_numbers()], 4, 4)],
+    ),
+    Row(
         "53",
         "lists 100,000 streams, 256 calls in flight",
         lambda: [Crowd([call("stream_list")], 1, 256)],
@@ -368,5 +380,10 @@ ROWS: Sequence[Row] = (
             )
         ],
         also=[Promise.WAIT],
+    ),
+    Row(
+        "64",
+        "blank lines: 200,000 on each connection, 100 connections a second",
+        lambda: [Crowd([b"\n" * 200_000], 10, leaves=True)],
     ),
 )

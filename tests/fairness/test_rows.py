@@ -1,4 +1,4 @@
-"""Beside each attacker of rows 38, 39 and 43 to 57 a polite client is served as if it were nearly alone.
+"""Beside each attacker of rows 38, 39, 43 to 58 and from 64 on a polite client is served as if nearly alone.
 
 All clients come over one socket. One daemon and one Redis serve all rows, and the polite client's own times,
 taken before each row, are the baseline of all. Row 40 is in tests/daemon/test_bounds.py.

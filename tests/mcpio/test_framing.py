@@ -158,11 +158,23 @@ class CountedSearches(bytes):
 @pytest.mark.parametrize("before", [b"", b"x" * 70 + b"\n", (b"x" * 70 + b"\n") * 40])
 def test_many_short_lines_are_split_together(before: bytes) -> None:
     splitter = LineSplitter(1 << 20)
-    data = CountedSearches(before + b"\n" * 65_536 + b"tail")
+    data = CountedSearches(before + b"a\n" * 65_536 + b"tail")
     splitter.feed(data)
     assert data.searches < 100
     assert lines(splitter) == data.split(b"\n")[:-1]
     assert rest_of(splitter) == b"tail"
+
+
+@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \t\n"])
+def test_of_many_blank_lines_hardly_any_is_left_and_no_other_is_lost(blank: bytes) -> None:
+    splitter = LineSplitter(LIMIT)
+    for _ in range(2):
+        splitter.feed(b"a" + blank * 5_000 + b" b \n" + blank * 5_000 + b"c\n\nd")
+    splitter.feed(blank * 5_000)
+    taken = lines(splitter)
+    assert [each.strip() for each in taken if each.strip()] == [b"a", b"b", b"c", b"da", b"b", b"c", b"d"]
+    assert len(taken) < 20
+    assert rest_of(splitter) == b""
 
 
 def test_among_many_short_lines_one_beyond_the_limit_is_found() -> None:

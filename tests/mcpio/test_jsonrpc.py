@@ -399,6 +399,24 @@ def test_objects_side_by_side_hide_no_depth(value: Any, separators: tuple[str, s
     assert deep == (depth_of(value) > limit)
 
 
+@pytest.mark.parametrize(
+    ("number", "count", "is_allowed"),
+    [
+        ("9" * 4_000, 45, True),
+        ("9" * 4_000, 100, False),
+        ("0." + "1" * 400, 9_000, False),
+        ("-1.2345678901234567e-300", 11_000, True),
+        ("1", 11_000, True),
+        (" \n\t\r" * 50 + "1", 11_000, True),
+    ],
+)
+def test_long_numbers_cost_what_their_digits_do(number: str, count: int, *, is_allowed: bool) -> None:
+    line = '{"jsonrpc":"2.0","id":1,"method":"a","params":{"n":[' + ",".join([number] * count) + "]}}"
+    message = decode(line)
+    assert isinstance(message, Request) == is_allowed
+    assert is_allowed or (isinstance(message, Rejection) and "digits" in message.message)
+
+
 def test_a_list_of_many_objects_is_not_looked_at_closely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(jsonrpc, "measure_structure")
     for separators in ((",", ":"), (", ", ": ")):
