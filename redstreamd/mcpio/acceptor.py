@@ -11,6 +11,7 @@ import contextlib
 import errno
 import secrets
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -22,6 +23,7 @@ from redstreamd.admission.accounts import Accounts, Held, Peer
 from redstreamd.admission.memory import Memory
 from redstreamd.admission.usage import Usage, usage
 from redstreamd.errors.remedies import setting
+from redstreamd.mcpio.arrivals import Arrivals
 from redstreamd.mcpio.authentication import Authentication
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_bounds import ConnectionBounds
@@ -41,7 +43,7 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.newcomers import IsStatusRequest, Newcomers
 from redstreamd.mcpio.peers import Holder, described, peer_of, top_holders, user_principal
 from redstreamd.mcpio.served_connection import ServedConnection
-from redstreamd.mcpio.served_listener import ServedListener, has_waiting, notice_vanishing
+from redstreamd.mcpio.served_listener import ServedListener, has_waiting, notice_vanishing, take_waiting
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS, SpareDescriptors
 from redstreamd.policy import Principal
 from redstreamd.policy.quotas import Quotas
@@ -50,6 +52,9 @@ from redstreamd.policy.quotas import Quotas
 # becomes free is used within a second.
 PAUSE_SECONDS: Final = 0.05
 MAX_PAUSE_SECONDS: Final = 1.0
+# What accepting those that wait may take in a pass of the scheduler. They are in one line with whoever comes
+# next, so they are accepted faster than one client connects, and wait for their turns afterwards.
+ACCEPT_SECONDS: Final = 0.001
 # Those who hold most connections are looked for at most once in so many seconds.
 HOLDERS_SECONDS: Final = 1.0
 # For accepting all that wait when the daemon stops. Who comes faster than that does not keep it. Work on
@@ -154,6 +159,7 @@ class Acceptor:
         self._memory = memory or Memory(self._accounts, self._limits.max_memory_bytes)
         self._holders: tuple[tuple[Peer, int], ...] = ()
         self._holders_at = -HOLDERS_SECONDS
+        self._arrivals = Arrivals(self._accounts)
         self._spares = SpareDescriptors(spare_descriptors)
         self._authentication = Authentication(self._limits, report=self._report)
         self._room = room or (lambda: sys.maxsize)
@@ -226,10 +232,12 @@ class Acceptor:
                             for served in self._listeners:
                                 accepting.start_soon(self._accept, served, nursery)
                             task_status.started()
+                    self._arrivals.begin_all()
                     if self._draining:
                         await self._accept_waiting(nursery)
                     self._stopped.set()
         finally:
+            self._arrivals.close()
             self._stopped.set()
 
     async def drain(self, timeout_seconds: float) -> bool:
@@ -282,7 +290,15 @@ class Acceptor:
                 self._report(AcceptResumed(served.principal, trio.current_time() - paused_since))
                 paused_since = None
                 pause = PAUSE_SECONDS
+            ends = time.perf_counter() + ACCEPT_SECONDS
             await self._admit(stream, served, nursery)
+            # Beyond a bound there is time between two, in which the first is attended to.
+            while (
+                time.perf_counter() < ends
+                and not self._newcomers.count
+                and (waiting := take_waiting(served.listener)) is not None
+            ):
+                await self._admit(waiting, served, nursery)
 
     async def _accept_waiting(self, nursery: trio.Nursery) -> None:
         """Accept the connections that closing the listeners would reset."""
@@ -319,7 +335,8 @@ class Acceptor:
         most_of_peer = None if opens is None else opens.max_connections_per_peer
         bound = self._bounds.first_reached(principal, peer, most_of_peer)
         if bound is None:
-            self._start_connection(stream, served, principal, peer, nursery)
+            begin = partial(self._start_connection, stream, served, principal, peer, nursery)
+            self._arrivals.add(stream, principal, peer, begin, at_once=self._draining)
             return
 
         def take_over(received: bytes) -> bool:

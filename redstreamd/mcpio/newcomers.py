@@ -192,7 +192,7 @@ class Newcomers:
             answer=answer,
         )
         try:
-            while self._count() >= self._limits.max_newcomers:
+            while self.count >= self._limits.max_newcomers:
                 await self._make_place()
         except BaseException:
             self._close(newcomer)
@@ -225,7 +225,9 @@ class Newcomers:
             with trio.move_on_at(first.since + PATIENCE_SECONDS):
                 await self._left.park()
 
-    def _count(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many there are."""
         return len(self._waiting) + len(self._lingering) + len(self._served)
 
     def _start_attending(self) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from redstreamd.mcpio.served_connection import OpenConnection
+from redstreamd.mcpio.shared_listener import SharedListener
 from redstreamd.policy import Principal
 from redstreamd.protection.listener_protection import Protection
 
@@ -57,11 +58,37 @@ def notice_vanishing(stream: trio.SocketStream) -> None:
                 stream.setsockopt(level, option, value)
 
 
+def take_waiting(listener: trio.abc.Listener[trio.SocketStream]) -> trio.SocketStream | None:
+    """Accept a connection that waits, without a checkpoint; None if none does, or none can be accepted.
+
+    While other processes accept from the same socket, none is taken so: which are this one's, `accept` says.
+    """
+    descriptor = _descriptor(listener)
+    if descriptor < 0 or (isinstance(listener, SharedListener) and listener.has_others()):
+        return None
+    # It does not block: trio has set the descriptor so.
+    listening = socket.socket(fileno=descriptor)
+    try:
+        accepted, _ = listening.accept()
+    except OSError:
+        # What it means is for `accept` to say.
+        return None
+    finally:
+        listening.detach()
+    return trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+
+
 def has_waiting(listener: trio.abc.Listener[trio.SocketStream]) -> bool:
     """Return whether a connection waits to be accepted."""
-    listening: trio.socket.SocketType | None = getattr(listener, "socket", None)
-    if listening is None or listening.fileno() < 0:
+    descriptor = _descriptor(listener)
+    if descriptor < 0:
         return False
     poller = select.poll()
-    poller.register(listening.fileno(), select.POLLIN)
+    poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(0))
+
+
+def _descriptor(listener: trio.abc.Listener[trio.SocketStream]) -> int:
+    """Return the descriptor of a listening socket; negative if it has none, or is closed."""
+    listening: trio.socket.SocketType | None = getattr(listener, "socket", None)
+    return -1 if listening is None else listening.fileno()

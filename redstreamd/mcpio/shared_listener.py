@@ -62,13 +62,17 @@ class SharedListener(trio.abc.Listener[trio.SocketStream]):
         # Row -> what a process said that took nothing: nothing is left to it until it says something else.
         self._idle: dict[int, _Load] = {}
 
+    def has_others(self) -> bool:
+        """Return whether another process accepts from the same socket."""
+        return next(self._table.others(self._inode), None) is not None
+
     async def accept(self) -> trio.SocketStream:
         """Wait for a connection that is this process's, and return its stream.
 
         Like `trio.SocketListener.accept`; cancellation loses no connection.
         """
         while True:
-            if next(self._table.others(self._inode), None) is None:
+            if not self.has_others():
                 return await self._listener.accept()
             await trio.lowlevel.wait_readable(self.socket)
             await self._leave_to_others()

@@ -22,7 +22,7 @@ from tests.fairness import loop_profile
 from tests.fairness.figures import KINDS, Beside, Polite, allowed_left
 from tests.fairness.over_http import http_head, over_http
 from tests.fairness.rows import POLITE_STREAM, Crowd, Flood, Promise, Row, call
-from tests.support.daemon import PROGRAM, Daemon, read_resource
+from tests.support.daemon import PROGRAM, Daemon, ask_line, read_resource
 from tests.support.history import History, Line, Told, content, entries_of, told_by
 from tests.support.servers import Server
 
@@ -32,6 +32,8 @@ GAP: Final = 0.005
 #: What the daemon has to finish what it had read from an attacker that left, and to give memory back.
 _REST_SECONDS = 60.0
 _LEFT_SECONDS = 5.0
+#: So many clients connect, one after the other, where that is promised.
+_CONNECTS = 4
 
 
 @attrs.define
@@ -149,6 +151,7 @@ class Field:
             cpu = {name: cpu_seconds(each) - used[name] for name, each in pids.items()}
             took = time.monotonic() - began
             cpu["others"] = max(0.0, busy_seconds() - all_before - sum(cpu.values()))
+            connecting = self._connecting() if Promise.CONNECT in row.also else 0.0
             broken = [*self._unkept(row)]
             attack = attacker.end()
             frames = loop_profile.frames(profiled) if profiled else ()
@@ -164,6 +167,7 @@ class Field:
             rest_seconds=rest,
             broken=broken,
             freed_seconds=freed,
+            connect_seconds=connecting,
             frames=frames,
         )
 
@@ -196,6 +200,17 @@ class Field:
             else:
                 if result["isError"]:
                     yield f"a wait of another process was refused: {result['content'][0]['text'][:300]}"
+
+    def _connecting(self) -> float:
+        """Return the most seconds until a client that connects is answered, without waiting for a core."""
+        most = 0.0
+        for _ in range(_CONNECTS):
+            pid, began = self.daemon.process.pid, time.monotonic()
+            waited = _waited_for_core(pid)
+            ask_line(self.daemon.path, line("server/discover", {"_meta": MODERN}, 1), _REST_SECONDS)
+            waited = _waited_for_core(pid) - waited
+            most = max(most, time.monotonic() - began - waited)
+        return most
 
     def _left(self) -> int:
         deadline = time.monotonic() + _LEFT_SECONDS

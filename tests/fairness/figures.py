@@ -17,6 +17,8 @@ GOALS_P99: Final = (20.0, 25.0, 25.0)
 #: Until the waits of who has left are gone. A second is the goal; a machine that is full takes twice the CPU
 #: time for the same.
 FREED_SECONDS: Final = 2.0
+#: Until a client that connects is answered.
+CONNECT_SECONDS: Final = 0.2
 #: Medians of the polite client alone on the machine that the goals are for, in milliseconds.
 USUAL_P50: Final = (0.7, 1.0, 1.0)
 GOAL_PEAK: Final = 512 * MIB
@@ -112,6 +114,7 @@ class Beside:
         broken: Promises of the row that were not kept.
         freed_seconds: How long its waits were there after it had left; 0 where that is not promised.
         frames: Who had the loop, if that was asked for: share and function.
+        connect_seconds: How long who connected waited for an answer at the most; 0 where nothing is promised.
     """
 
     row: Row
@@ -124,6 +127,7 @@ class Beside:
     broken: Sequence[str]
     freed_seconds: float
     frames: Sequence[tuple[float, str]]
+    connect_seconds: float = 0.0
 
     def shortfalls(
         self,
@@ -156,6 +160,8 @@ class Beside:
         short += [*self.polite.failures(), *self.broken]
         if self.freed_seconds > FREED_SECONDS:
             short.append(f"its waits were gone after {self.freed_seconds:.1f} s")
+        if self.connect_seconds > times * CONNECT_SECONDS:
+            short.append(f"who connects is answered after {self.connect_seconds:.2f} s")
         before, peak, left = self.memory
         # What rows before it have left is none of this one's.
         most = GOAL_PEAK + max(0, before - FRESH)

@@ -23,6 +23,11 @@ POLITE_STREAM = "polite:orders"
 #: The most that the daemon took at first: bytes, values and depth of a message, and requests in flight.
 MESSAGE_BYTES, VALUES, DEPTH, IN_FLIGHT = 8 * MIB, 100_000, 100, 256
 
+HANDSHAKE = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {},
+    "clientInfo": {"name": "attacker", "version": "1"},
+}
 _HUNDRED = [ENTRY] * 100
 _AT_ONCE = 10_000
 
@@ -75,6 +80,7 @@ class Promise(enum.Enum):
     STATUS = "`redstreamd status` answers meanwhile"
     WAIT = "another process can wait meanwhile"
     FREED = "its waits are gone a second after it vanished"
+    CONNECT = "another process that connects is served at once"
 
 
 @attrs.frozen
@@ -385,5 +391,11 @@ ROWS: Sequence[Row] = (
         "64",
         "blank lines: 200,000 on each connection, 100 connections a second",
         lambda: [Crowd([b"\n" * 200_000], 10, leaves=True)],
+    ),
+    Row(
+        "65",
+        "1,000 connections a second that are closed once their handshake is sent",
+        lambda: [Crowd([line("initialize", HANDSHAKE, 1) + call("stream_list")], 100, leaves=True)],
+        also=[Promise.CONNECT],
     ),
 )
