@@ -12,6 +12,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.presentation.views import Views
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.consumer_lists import ConsumerLists
 from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.listing_pages import MAX_ASKED
 
@@ -126,8 +127,8 @@ class Suggester:
         if "stream" not in others or "group" not in others:
             return _NOTHING
         self._views.check(others["stream"], others["group"])
-        consumers = await self._bus.redis.xinfo_consumers(others["stream"], others["group"])
-        return _beginning_with(prefix, [each.name for each in consumers])
+        listed = await self._bus.redis.shared(ConsumerLists).of((others["stream"], others["group"]))
+        return _beginning_with(prefix, listed.consumers)
 
     async def _entry_ids(self, prefix: str, others: Mapping[str, str]) -> _Found:
         if "stream" not in others:

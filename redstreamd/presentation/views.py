@@ -23,6 +23,7 @@ from redstreamd.presentation.uris import group_uri, stream_uri
 from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.consumer_lists import ConsumerLists
 from redstreamd.streams.diagnosis.lag import StreamInfo, compute_lag
 from redstreamd.streams.entry_decoding import decode
 from redstreamd.streams.entry_encryption import why_not_opened
@@ -169,7 +170,7 @@ class Views:
         stream_info = await self.bus.streams.info(stream)
         info = await find_group(redis, stream, group)
         async with explain_errors(redis, stream, group):
-            consumers = await redis.xinfo_consumers(stream, group)
+            consumers = (await redis.shared(ConsumerLists).of((stream, group))).consumers
             oldest = await redis.xpending_range(stream, group, start="-", end="+", count=1)
             max_deliveries = await self.bus.records.max_deliveries(stream, group)
         facts = {
@@ -185,7 +186,7 @@ class Views:
             "consumer_count": len(consumers),
             "consumers": [
                 msgspec.structs.asdict(each)
-                for each in heapq.nsmallest(MAX_LISTED, consumers, key=lambda each: each.name)
+                for each in map(consumers.__getitem__, heapq.nsmallest(MAX_LISTED, consumers))
             ],
             "oldest_pending": [msgspec.structs.asdict(each) for each in oldest],
             "note": UNTRUSTED,

@@ -11,7 +11,7 @@ class Bounds(msgspec.Struct, frozen=True):
     Attributes:
         filter_scanned: Entries that a read with a filter scans before it answers with a cursor.
         scanned_at_once: Entries of one of its replies.
-        pending_scanned: Pending entries that one listing scans before it answers with a cursor: 4 to 7 ms of
+        pending_scanned: Pending entries that one listing scans before it answers with a cursor: 2 to 4 ms of
             the server's time.
         counted_at_once: Entries counted by one script: 1 to 3 ms of the server's time if they are small.
         counted: Entries counted before the answer is "at least": about 0.2 s, in parts.
@@ -40,7 +40,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
     filter_scanned: int = 1_000
     scanned_at_once: int = 100
-    pending_scanned: int = 5_000
+    pending_scanned: int = 2_500
     counted_at_once: int = 1_000
     counted: int = 100_000
     lag_counted: int = 100

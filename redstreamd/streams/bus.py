@@ -12,6 +12,7 @@ from redstreamd.streams.admin.dead_letters import DeadLetters
 from redstreamd.streams.admin.group_admin import GroupAdmin
 from redstreamd.streams.admin.stream_admin import StreamAdmin
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
+from redstreamd.streams.consumer_lists import ConsumerLists
 from redstreamd.streams.diagnosis.sampler import Sampler
 from redstreamd.streams.diagnosis.stream_health import Diagnoser
 from redstreamd.streams.direct_reading import DirectReader
@@ -217,6 +218,7 @@ class Bus(msgspec.Struct, eq=False):
         self.work.forget()
         self.redis.shared(GroupCounts).forget()
         self.redis.shared(GroupLists).forget_all()
+        self.redis.shared(ConsumerLists).forget_all()
 
 
 def _direct_bytes(settings: Settings) -> int:

@@ -98,4 +98,5 @@ class DirectReader:
         def read(reply: Any) -> list[GroupInfo]:
             return sorted(map(reply_parsing.group_info, reply), key=lambda group: group.name)
 
-        return Plan(("XINFO", "GROUPS", stream), stream, read, retry_safe=True)
+        # One at a time: other programs may have made thousands.
+        return Plan(("XINFO", "GROUPS", stream), stream, read, retry_safe=True, role=Role.LARGE)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from redstreamd.policy import Principal
-from redstreamd.redisio import reply_parsing
+from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import PendingEntry
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
@@ -122,7 +122,9 @@ class PendingLister:
             **self._groups.operands(stream, FEW),
             **self._clocks.operands(stream, group),
         }
-        return Plan(_PENDING.call(operands), stream, _page, group=group, retry_safe=True)
+        # What is filtered may take the server milliseconds: one at a time, so that nobody waits for several.
+        role = Role.LARGE if min_idle_seconds or min_deliveries else Role.COMMAND
+        return Plan(_PENDING.call(operands), stream, _page, group=group, retry_safe=True, role=role)
 
 
 def _page(raw: Any) -> PendingPage:

@@ -156,6 +156,27 @@ def many_groups(server: Server, full: bool) -> None:
     )
 
 
+def many_consumers(server: Server, full: bool) -> None:
+    """Make a stream with a group of 10,000 consumers, unless it is there."""
+    _script(
+        server,
+        "if redis.call('EXISTS', 'crew:orders') == 0 then"
+        " redis.call('XGROUP', 'CREATE', 'crew:orders', 'g', 0, 'MKSTREAM')"
+        " for i = 1, 10000 do redis.call('XGROUP', 'CREATECONSUMER', 'crew:orders', 'g', 'w-' .. i) end end",
+    )
+
+
+def many_pending(server: Server, full: bool) -> None:
+    """Make a stream with a group that has 100,000 pending entries, unless it is there."""
+    script = (
+        "if ARGV[1] == '1' then redis.call('DEL', 'held:orders')"
+        " redis.call('XGROUP', 'CREATE', 'held:orders', 'g', 0, 'MKSTREAM') end"
+        " for i = ARGV[1], ARGV[2] do redis.call('XADD', 'held:orders', '*', 'n', i) end"
+        " redis.call('XREADGROUP', 'GROUP', 'g', 'worker', 'COUNT', 10000, 'STREAMS', 'held:orders', '>')"
+    )
+    _in_parts(server, script, 100_000)
+
+
 def wide_entries(server: Server, full: bool) -> None:
     """Make a stream of 100 entries that fill an answer, and the entry 1-1 of 1 MiB at another."""
     long_stream("wide:orders", 100, "x" * 300)(server, full)
@@ -171,6 +192,16 @@ def large_entry(server: Server, full: bool) -> None:
 def _entry() -> bytes:
     uri = "redstream://streams/megabyte:orders/entries/1-1"
     return line("resources/read", {"uri": uri, "_meta": MODERN}, "@ID@").replace(b'"@ID@"', b"@ID@")
+
+
+def _completion() -> bytes:
+    params = {
+        "ref": {"type": "ref/prompt", "name": "drain-a-queue"},
+        "argument": {"name": "consumer", "value": "w"},
+        "context": {"arguments": {"stream": "crew:orders", "group": "g"}},
+        "_meta": MODERN,
+    }
+    return line("completion/complete", params, "@ID@").replace(b'"@ID@"', b"@ID@")
 
 
 def _long_wait(**further: Any) -> bytes:
@@ -397,5 +428,19 @@ ROWS: Sequence[Row] = (
         "1,000 connections a second that are closed once their handshake is sent",
         lambda: [Crowd([line("initialize", HANDSHAKE, 1) + call("stream_list")], 100, leaves=True)],
         also=[Promise.CONNECT],
+    ),
+    Row(
+        "66",
+        "completes the name of a consumer of a group that has 10,000, 64 requests in flight",
+        lambda: [Crowd([_completion()], 1, 64)],
+        many_consumers,
+    ),
+    Row(
+        "67",
+        "filters 100,000 pending entries, nothing matches, 64 calls in flight on each of 10 connections",
+        lambda: [
+            Crowd([call("pending_list", stream="held:orders", group="g", min_idle_seconds=10**6)], 10, 64)
+        ],
+        many_pending,
     ),
 )

@@ -12,6 +12,7 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.counting import Count, Counter
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.call_records import call_record
+from redstreamd.streams.consumer_lists import ConsumerLists
 from redstreamd.streams.diagnosis.lag import Counted, Lag, StreamInfo, compute_lag, read_stream_info
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.error_context import append_to_errors, explain_errors, find_group, quoted
@@ -154,7 +155,10 @@ class GroupAdmin:
             BusError: INVALID_ARGUMENT if it does not exist, with similar names.
         """
         async with explain_errors(self._redis, stream, group):
-            known = {info.name: info for info in await self._redis.xinfo_consumers(stream, group)}
+            lists = self._redis.shared(ConsumerLists)
+            # What is about to be removed or handed over is asked for now.
+            lists.forget((stream, group))
+            known = (await lists.of((stream, group))).consumers
         if consumer in known:
             return known[consumer]
         similar = nearest_names(consumer, known, 3, least=0.6) or sorted(known)[:10]
