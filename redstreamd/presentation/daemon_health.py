@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import trio
 
+from redstreamd.admission.turns import next_turn
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
@@ -62,6 +63,8 @@ class DaemonHealth:
             for section, figures in self._asked.items():
                 nursery.start_soon(self._ask, section, figures, asked)
             pings = await self._pings()
+        # Replies come together, and what follows takes a millisecond.
+        await next_turn()
         # After the PING, whose reply may have changed the status.
         status = self._redis.status()
         return {

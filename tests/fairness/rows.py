@@ -189,8 +189,7 @@ def large_entry(server: Server, full: bool) -> None:
     _script(server, script, (100 if full else 16) * MIB)
 
 
-def _entry() -> bytes:
-    uri = "redstream://streams/megabyte:orders/entries/1-1"
+def _resource(uri: str) -> bytes:
     return line("resources/read", {"uri": uri, "_meta": MODERN}, "@ID@").replace(b'"@ID@"', b"@ID@")
 
 
@@ -398,7 +397,7 @@ ROWS: Sequence[Row] = (
         "takes no answers: 30 connections with 28 MB of them each",
         lambda: [
             Crowd([call("stream_read", stream="wide:orders", count=100)], 15, IN_FLIGHT, reads=False),
-            Crowd([_entry()], 15, 28, reads=False),
+            Crowd([_resource("redstream://streams/megabyte:orders/entries/1-1")], 15, 28, reads=False),
         ],
         wide_entries,
     ),
@@ -442,5 +441,15 @@ ROWS: Sequence[Row] = (
             Crowd([call("pending_list", stream="held:orders", group="g", min_idle_seconds=10**6)], 10, 64)
         ],
         many_pending,
+    ),
+    Row(
+        "68",
+        "reads what has a URI of 200,000 escaped bytes, 16 requests in flight on each of 4 connections",
+        lambda: [Crowd([_resource("redstream://streams/" + "%C3%A9" * 100_000)], 4, 16)],
+    ),
+    Row(
+        "69",
+        "reads the daemon's health, 64 requests in flight on each of 10 connections",
+        lambda: [Crowd([_resource("redstream://health")], 10, 64)],
     ),
 )

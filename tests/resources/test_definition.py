@@ -61,6 +61,7 @@ def test_a_uri_names_a_resource_and_its_streams(
         "redstream://streams/\ud800",
         "REDSTREAM://streams",
         "redstream://streams/" + "x" * 1_000_000,
+        "redstream://streams/" + "%C3%A9" * 10_001,
     ],
 )
 def test_other_uris_are_not_found(uri: str) -> None:
