@@ -58,6 +58,7 @@ class MessageReader:
         "_at_once",
         "_books",
         "_descriptor",
+        "_forms",
         "_is_begun",
         "_is_opening",
         "_is_rejected",
