@@ -31,26 +31,28 @@ _BACKSLASH, _ZERO = ord("\\"), ord("0")
 
 
 class _Form(msgspec.Struct, frozen=True, gc=False):
-    """The text of a call around its id and its arguments, which follow in this order.
+    """The text of a call around its id and its arguments, whichever of them is the first.
 
     Attributes:
-        head: What is before the id.
-        between: What is from the id to the arguments.
-        tail: What is behind the arguments.
+        head: What is before the first of them.
+        between: What is between them.
+        tail: What is behind the second.
+        is_id_last: Whether the arguments are the first.
         era: As in `PlainCall`.
         tool: As in `PlainCall`.
-        id_at: Where the id begins.
-        stop: The character that ends it, no digit.
-        skip: How far the arguments are from there.
-        end: Where they end, counted from the end of the line.
+        begin: Where the first begins.
+        stop: The character that ends it, if it is the id; no digit.
+        skip: How far the second is from the end of the first.
+        end: Where the second ends, counted from the end of the line.
     """
 
     head: bytes
     between: bytes
     tail: bytes
+    is_id_last: bool
     era: Era
     tool: str
-    id_at: int
+    begin: int
     stop: int
     skip: int
     end: int
@@ -76,16 +78,21 @@ class CallForms:
         """
         form, size = self._form, len(line)
         if form is not None and size < LONG and line.startswith(form.head) and line.endswith(form.tail):
-            begin = form.id_at
-            stop = line.find(form.stop, begin)
-            digits = line[begin:stop]
+            if form.is_id_last:
+                stop = line.rfind(form.between, form.begin)
+                digits, arguments = line[stop + form.skip : form.end], line[form.begin : stop]
+                is_whole = stop >= 0
+            else:
+                stop = line.find(form.stop, form.begin)
+                digits, arguments = line[form.begin : stop], line[stop + form.skip : form.end]
+                is_whole = line.startswith(form.between, stop)
             if (
-                line.startswith(form.between, stop)
+                is_whole
                 and digits.isdigit()
                 and (digits[0] != _ZERO or digits == b"0")
                 and len(digits) <= _MOST_DIGITS
                 # Not if what is behind them begins before their own place.
-                and (arguments := line[stop + form.skip : form.end])
+                and arguments
             ):
                 most = limits.max_nesting - NESTING_AROUND
                 if (
@@ -120,21 +127,28 @@ def _form_of(line: bytes, call: PlainCall) -> _Form | None:
         return None
     if len(line) >= LONG or len(line) - len(bytes(arguments)) > _LONGEST:
         return None
-    own_id = b"%d" % call.id
-    arguments_at = line.rfind(bytes(arguments))
-    id_at = line.find(own_id, line.find(b'"id"'))
-    stop = id_at + len(own_id)
-    head, between, tail = line[:id_at], line[stop:arguments_at], line[arguments_at + len(arguments) :]
+    arguments, own_id = bytes(arguments), b"%d" % call.id
+    first, second, at = arguments, own_id, line.rfind(arguments)
+    id_at = line.find(b'"id"', at + len(arguments))
+    is_id_last = id_at >= 0
+    if is_id_last:
+        second_at = line.find(own_id, id_at)
+    else:
+        first, second, second_at = own_id, arguments, at
+        at = line.find(own_id, line.find(b'"id"'))
+    head, between, tail = line[:at], line[at + len(first) : second_at], line[second_at + len(second) :]
     if not between or between[:1].isdigit() or not tail:
         return None
     # That these are their places is shown by others in them.
     other_id, other = (b"1" if call.id != 1 else b"2"), b'{"":[]}'
-    shown = decode(b"".join((head, other_id, between, other, tail)), Limits())
+    put = (other, other_id) if is_id_last else (other_id, other)
+    shown = decode(b"".join((head, put[0], between, put[1], tail)), Limits())
     if shown != PlainCall(call.era, int(other_id), call.tool, other, None):
         return None
-    return _shared(head, between, tail, call.era, call.tool)
+    return _shared(head, between, tail, is_id_last, call.era, call.tool)
 
 
 @functools.lru_cache(_SHARED)
-def _shared(head: bytes, between: bytes, tail: bytes, era: Era, tool: str) -> _Form:
-    return _Form(head, between, tail, era, tool, len(head), between[0], len(between), -len(tail))
+def _shared(head: bytes, between: bytes, tail: bytes, is_id_last: bool, era: Era, tool: str) -> _Form:
+    skip = len(between)
+    return _Form(head, between, tail, is_id_last, era, tool, len(head), between[0], skip, -len(tail))

@@ -21,18 +21,30 @@ from tests.support.mcp_client import ENVELOPE
 
 LIMITS = Limits()
 ARGUMENTS = {"stream": "s", "entries": [{"n": 1, "id": 5, "text": "a:b"}]}
-#: How clients write a call: with spaces or without, the envelope behind the arguments or before them.
+#: How clients write a call: with spaces or without, the envelope behind the arguments or before them, the id
+#: before both or behind them.
 SHAPES = [
-    pytest.param({"arguments": ARGUMENTS}, (",", ":"), id="handshake"),
-    pytest.param({"arguments": ARGUMENTS}, (", ", ": "), id="handshake, spaces"),
-    pytest.param({"arguments": ARGUMENTS, "_meta": ENVELOPE}, (",", ":"), id="modern"),
-    pytest.param({"_meta": ENVELOPE, "arguments": ARGUMENTS}, (", ", ": "), id="modern, envelope first"),
+    pytest.param(params, separators, is_id_last, id=f"{name}, id {'last' if is_id_last else 'first'}")
+    for is_id_last in (False, True)
+    for name, params, separators in (
+        ("handshake", {"arguments": ARGUMENTS}, (",", ":")),
+        ("handshake, spaces", {"arguments": ARGUMENTS}, (", ", ": ")),
+        ("modern", {"arguments": ARGUMENTS, "_meta": ENVELOPE}, (",", ":")),
+        ("modern, envelope first", {"_meta": ENVELOPE, "arguments": ARGUMENTS}, (", ", ": ")),
+    )
 ]
 
 
-def line_of(params: dict[str, Any], separators: tuple[str, str] = (",", ":"), call_id: Any = 7) -> bytes:
-    named = {"name": "a_tool", **params}
-    message = {"jsonrpc": "2.0", "id": call_id, "method": "tools/call", "params": named}
+def line_of(
+    params: dict[str, Any],
+    separators: tuple[str, str] = (",", ":"),
+    call_id: Any = 7,
+    *,
+    is_id_last: bool = False,
+) -> bytes:
+    message: dict[str, Any] = {"method": "tools/call", "params": {"name": "a_tool", **params}}
+    begin = {"jsonrpc": "2.0", "id": call_id}
+    message = message | begin if is_id_last else begin | message
     return json.dumps(message, separators=separators, ensure_ascii=False).encode()
 
 
@@ -73,11 +85,14 @@ def check(forms: CallForms, line: bytes, limits: Limits = LIMITS) -> None:
     assert found == plain or (found is not None and not is_json(bytes(found.arguments)))
 
 
-@pytest.mark.parametrize(("params", "separators"), SHAPES)
+@pytest.mark.parametrize(("params", "separators", "is_id_last"), SHAPES)
 def test_a_call_like_those_before_it_is_not_decoded(
-    monkeypatch: pytest.MonkeyPatch, params: dict[str, Any], separators: tuple[str, str]
+    monkeypatch: pytest.MonkeyPatch,
+    params: dict[str, Any],
+    separators: tuple[str, str],
+    is_id_last: bool,
 ) -> None:
-    forms = taught(line_of(params, separators))
+    forms = taught(line_of(params, separators, is_id_last=is_id_last))
     decoded = Decoded(monkeypatch)
     arguments: Any
     for call_id, arguments in (
@@ -85,7 +100,7 @@ def test_a_call_like_those_before_it_is_not_decoded(
         (10**14, ARGUMENTS),
         (9, {"é": [[{"a": "\n"}]], "long": "x" * 2_000}),
     ):
-        line = line_of(params | {"arguments": arguments}, separators, call_id)
+        line = line_of(params | {"arguments": arguments}, separators, call_id, is_id_last=is_id_last)
         found = forms.decode(line, LIMITS)
         assert decoded.lines == []
         assert found == plain_calls.decode(line, LIMITS) is not None
@@ -110,11 +125,12 @@ def test_a_call_of_another_kind_is_decoded_each_time(params: dict[str, Any], cal
         check(forms, line)
 
 
-def test_a_client_that_writes_the_id_last_is_looked_at_in_vain_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = {"name": "a_tool", "arguments": ARGUMENTS}
-    message = {"method": "tools/call", "params": params, "jsonrpc": "2.0", "id": 7}
-    line = json.dumps(message).encode()
+def test_a_form_that_cannot_be_found_is_looked_for_in_vain_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What stands behind the arguments is taken for the id.
+    envelope = json.dumps(ENVELOPE).replace('"version": ', '"title": "id", "version": ')
+    line = line_of({"arguments": ARGUMENTS, "_meta": json.loads(envelope)})
     forms = taught(line)
+    assert forms._form is None
     decoded = Decoded(monkeypatch)
     for _ in range(100):
         check(forms, line)
@@ -147,11 +163,11 @@ def test_equal_forms_of_many_clients_are_kept_once() -> None:
     assert taught(line)._form is taught(line)._form is not None
 
 
-@pytest.mark.parametrize(("params", "separators"), SHAPES)
+@pytest.mark.parametrize(("params", "separators", "is_id_last"), SHAPES)
 def test_whatever_is_in_the_place_of_the_parts_is_judged_as_without_a_form(
-    params: dict[str, Any], separators: tuple[str, str]
+    params: dict[str, Any], separators: tuple[str, str], is_id_last: bool
 ) -> None:
-    plain = line_of(params, separators)
+    plain = line_of(params, separators, is_id_last=is_id_last)
     forms = taught(plain)
     arguments = json.dumps(ARGUMENTS, separators=separators).encode()
     texts = [write(value).encode("utf-8", "surrogatepass") for value in VALUES]
@@ -184,7 +200,9 @@ def test_whatever_is_in_the_place_of_the_parts_is_judged_as_without_a_form(
         b"9" * 30,
     ]
     ids += [b'"7"', b"null", b"true", b"7,8", b'7,"id":8', b"\xd9\xa7", b"1_0", *texts]
-    at = plain.index(b'"id"' + separators[1].encode()) + len(b'"id"' + separators[1].encode())
+    name = b'"id"' + separators[1].encode()
+    # The arguments have one, too.
+    at = (plain.rindex(name) if is_id_last else plain.index(name)) + len(name)
     for text in texts:
         check(forms, plain.replace(arguments, text))
     for text in ids:
@@ -220,8 +238,8 @@ def test_bounds_are_those_of_any_call(limits: Limits) -> None:
 
 @given(st.randoms(use_true_random=False), st.sampled_from(SHAPES))
 def test_a_line_that_is_changed_anywhere_is_judged_as_without_a_form(chance: Random, shape: Any) -> None:
-    params, separators = shape.values
-    plain = line_of(params, separators)
+    params, separators, is_id_last = shape.values
+    plain = line_of(params, separators, is_id_last=is_id_last)
     forms = taught(plain)
     line = bytearray(plain)
     pieces = [
