@@ -280,6 +280,9 @@ class McpEndpoint:
     async def _serve_other(
         self, head: RequestHead, body: bytes, response: McpResponse, caller: _Caller
     ) -> None:
+        if not response.is_awaited:
+            # It was given up while it waited for its turn, and was told so.
+            return
         decoded = jsonrpc.decode(body, self._around.limits)
         if isinstance(decoded, Request):
             problem = request_problem(head, decoded, self._tool_headers)

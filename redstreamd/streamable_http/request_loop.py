@@ -39,7 +39,7 @@ from redstreamd.streamable_http.http_parser import HttpParser, Parsed
 from redstreamd.streamable_http.http_responder import HttpResponder
 from redstreamd.streamable_http.http_responses import CONTINUE, refusal, whole
 from redstreamd.streamable_http.request_rules import Fault, RequestStart
-from redstreamd.streamable_http.request_turns import take_turn
+from redstreamd.streamable_http.request_turns import WORK_SECONDS, take_turn
 
 #: Of a client that does not wait for its responses so much is kept; then it is not read from.
 MAX_AHEAD_BYTES: Final = 64 * 1024
@@ -169,12 +169,22 @@ class RequestLoop:
                 # Not within the other scope, whose deadline may have passed long ago.
                 with trio.CancelScope(deadline=self._deadlines.end) as working:
                     self._working = working
-                    await work
+                    await self._in_turn(work)
                 self._working = None
                 if working.cancelled_caught:
                     self._stop()
             elif scope.cancelled_caught and self._deadlines.is_overdue():
                 self._on_overdue()
+
+    async def _in_turn(self, work: Awaitable[None]) -> None:
+        """Do what a handler has to do when it is its turn: many may have been read in one."""
+        try:
+            await take_turn(self._reader.account, 0, WORK_SECONDS)
+        except BaseException:
+            if isinstance(work, Coroutine):
+                work.close()
+            raise
+        await work
 
     def _drop_work(self) -> None:
         """Do nothing of what a handler has to do: its client was told so, or has gone."""

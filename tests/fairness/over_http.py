@@ -9,9 +9,9 @@ from typing import Final
 import attrs
 
 from tests.bench.load import template
-from tests.bench.peers import ENTRY, MODERN
+from tests.bench.peers import ENTRY, MODERN, line
 from tests.bench.streamable_http import head
-from tests.fairness.rows import Crowd, Row
+from tests.fairness.rows import HANDSHAKE, Crowd, Row
 
 #: A peer may have 1,024 connections.
 MOST_CONNECTIONS: Final = 1_000
@@ -45,7 +45,7 @@ def over_http(crowd: Crowd) -> Crowd:
     Who does not read keeps them on one: there the answers are to pile up. Unless they wait, all connections
     are answered before the attack counts: a thousand that come at once stand before others in the backlog.
     """
-    if crowd.lines[0].startswith(b"GET "):
+    if crowd.lines[0].startswith((b"GET ", b"POST ")):
         return crowd
     lines = [http_head(line).encode() + line.removesuffix(b"\n") for line in crowd.lines]
     if not crowd.reads:
@@ -58,6 +58,17 @@ def over_http(crowd: Crowd) -> Crowd:
 def _long_ids() -> Sequence[Crowd]:
     call = template("stream_list", {}, meta=MODERN)
     return [Crowd([call.replace(b"@ID@", b'"' + b"x" * (1 << 20) + b'"')], 4)]
+
+
+def _sessions() -> Sequence[Crowd]:
+    body = line("initialize", HANDSHAKE, 1).removesuffix(b"\n")
+    fields = (
+        "Host: localhost:8000",
+        "Content-Type: application/json",
+        "Accept: application/json, text/event-stream",
+        f"Content-Length: {len(body)}",
+    )
+    return [Crowd(["\r\n".join(("POST /mcp HTTP/1.1", *fields, "", "")).encode() + body], 50)]
 
 
 def _one_after_the_other(entries: int) -> Callable[[], Sequence[Crowd]]:
@@ -79,4 +90,5 @@ HTTP_ROWS: Sequence[Row] = (
     Row("61", "calls whose ids are texts of 1 MiB, on 4 connections", _long_ids),
     Row("62", "50 connections that add an entry, one call after the other", _one_after_the_other(1)),
     Row("63", "50 connections that add 100 entries, one call after the other", _one_after_the_other(100)),
+    Row("70", "50 connections that begin a session with each request, which is never used", _sessions),
 )

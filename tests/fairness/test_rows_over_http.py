@@ -24,7 +24,7 @@ from tests.support.servers import Server
 #: What `make test` runs: many adds and many connections for a client of HTTP, many for one of lines.
 SAMPLE = frozenset({("43a", "HTTP"), ("54", "lines"), ("62", "HTTP")})
 #: What `make soak-ci` runs beside that; `make soak` has them all.
-SOAK_CI = frozenset({("48", "lines"), ("60", "HTTP"), ("63", "HTTP")})
+SOAK_CI = frozenset({("48", "lines"), ("60", "HTTP"), ("63", "HTTP"), ("70", "lines"), ("70", "HTTP")})
 WAYS = ("lines", "HTTP")
 
 
