@@ -8,6 +8,7 @@ turns, where each process has its share. Each holds its place among the connecti
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -64,11 +65,14 @@ class Arrivals:
             begin: Opens it; must not block or raise.
             at_once: Whether it is opened now in any case.
         """
+        turn = turns()
+        if at_once or not (turn.waiting.count or (time.perf_counter() >= turn.ends and turn.is_over())):
+            begin()
+            return
         arrival = _Arrival(self, stream, self._accounts.open(principal, peer, secrets.token_hex(8)), begin)
         place = self._waiting[arrival] = arrival, FIRST_PART_SECONDS
-        turn = turns()
         turn.work_for(arrival.account)
-        if at_once or turn.may_begin(arrival.account, -1):
+        if turn.let_pass(arrival.account.parent or arrival.account):
             self.begin(arrival)
         else:
             turn.queue(arrival.account, place)
