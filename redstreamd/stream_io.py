@@ -33,24 +33,27 @@ class _EndOfPass(trio.abc.Instrument):
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        # Invariant: always the same list.
+        # Invariant: always the same lists.
         self.flushes: Final[list[Flush]] = []
+        self.answers: Final[list[Flush]] = []
 
     def before_io_wait(self, timeout: float) -> None:
-        if self.flushes:
-            # Those that are added meanwhile, too: what one joins another writes.
-            self.flush(self.flushes)
-            self.flushes.clear()
+        # Either may lead to others.
+        while self.flushes or self.answers:
+            self.call(self.flushes)
+            self.call(self.answers)
 
-    def flush(self, flushes: list[Flush]) -> None:
-        """Call functions in their order."""
+    def call(self, flushes: list[Flush]) -> None:
+        """Call functions in their order, and empty the list."""
         woke = False
+        # Those that are added meanwhile, too: what one joins another writes.
         for flush in flushes:
             try:
                 woke |= flush()
             except Exception as exc:  # noqa: BLE001 - trio removes an instrument that raises
                 woke = True
                 report_defect("a deferred write failed unexpectedly", exc)
+        flushes.clear()
         if woke:
             # At the end of a pass trio has decided before how long it waits.
             self._token.run_sync_soon(_wake)
@@ -74,21 +77,36 @@ def end_of_pass() -> Callable[[Flush], None]:
     return _instrument().flushes.append
 
 
+def answers_of_pass() -> Callable[[Flush], None]:
+    """Return what is called with functions that write answers to clients: by `write_answers` at the latest.
+
+    As those of `end_of_pass`, they are called when the pass ends, unless that is called before.
+    """
+    return _instrument().answers.append
+
+
+def write_answers() -> None:
+    """Write answers now: who waits for them is not to wait for the end of the pass."""
+    instrument = _instrument()
+    if instrument.answers:
+        instrument.call(instrument.answers)
+
+
 def write_together(work: Callable[[], None]) -> None:
-    """Call a function, and do at once what it has left for the end of the pass.
+    """Call a function, and write the answers at once that it has left for the end of the pass.
 
     Who reads from many sockets would fall asleep between two writes that do not follow on each other, and to
     wake it takes longer than to write.
     """
     instrument = _instrument()
-    flushes = instrument.flushes
-    begin = len(flushes)
+    answers = instrument.answers
+    begin = len(answers)
     try:
         work()
     finally:
-        left = flushes[begin:]
-        del flushes[begin:]
-        instrument.flush(left)
+        left = answers[begin:]
+        del answers[begin:]
+        instrument.call(left)
 
 
 def flush_at_end_of_pass(flush: Flush) -> None:

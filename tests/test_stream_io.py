@@ -14,7 +14,13 @@ import trio.lowlevel
 
 from redstreamd.errors.defects import Defect
 from redstreamd.mcpio.outbox import UNREAD_BYTES, Outbox
-from redstreamd.stream_io import flush_at_end_of_pass, nonblocking_write, write_together
+from redstreamd.stream_io import (
+    answers_of_pass,
+    flush_at_end_of_pass,
+    nonblocking_write,
+    write_answers,
+    write_together,
+)
 from tests.mcpio.serving import socket_pair, virtual_time
 
 #: Nothing else is due for as long, so whoever is not woken sleeps until the test's limit.
@@ -98,7 +104,7 @@ async def test_what_is_written_together_comes_before_the_pass_ends_and_what_was_
             order.append(name)
             return False
 
-        flush_at_end_of_pass(flush)
+        answers_of_pass()(flush)
 
     def work() -> None:
         later("one")
@@ -117,7 +123,7 @@ async def test_work_that_fails_has_its_writes_done_and_who_is_woken_by_them_runs
     event = trio.Event()
 
     def work() -> None:
-        flush_at_end_of_pass(awake(event))
+        answers_of_pass()(awake(event))
         raise ValueError("a defect")
 
     def at_the_end() -> bool:
@@ -152,6 +158,23 @@ class Sending:
     broken: int = 0
     overflows: int = 0
     writers: int = 0
+
+
+async def test_answers_are_written_with_the_pass_or_before_if_they_are_not_to_wait() -> None:
+    async with sending() as state:
+        outbox, peer = state.outbox, state.peer.socket
+        outbox.send(b"one\n")
+        outbox.send(b"two\n")
+        with pytest.raises(BlockingIOError):
+            peer._sock.recv(100)
+        write_answers()
+        assert peer._sock.recv(100) == b"one\ntwo\n"
+        write_answers()
+        outbox.send(b"three\n")
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        assert peer._sock.recv(100) == b"three\n"
+        assert state.writers == 0
 
 
 @asynccontextmanager

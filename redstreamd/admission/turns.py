@@ -8,8 +8,8 @@ and divided where more is wanted than fits into a pass of trio's scheduler. Does
 - *Turns*: in one pass about `TURN_SECONDS` are for new work of clients. A reader of a connection asks
   `is_over` before each message. What does not fit waits in a `FairQueue`, and at the end of a pass as much is
   taken from that as fits into the next. Long turns cost less, so they are as long as nobody light is kept
-  waiting by them: one that got little and has a call under way makes them short, and one whose next message
-  has arrived ends a turn.
+  waiting by them: they are shorter while one that got little is there, whose messages, and the replies of
+  servers, are taken up between two parts of a turn (`Arrivals`).
 - *Deferred commands*: a process that has many commands waiting for Redis (see ``redisio.pipeline``) is not
   read from until these are fewer.
 """
@@ -17,7 +17,6 @@ and divided where more is wanted than fits into a pass of trio's scheduler. Does
 from __future__ import annotations
 
 import math
-import select
 import time
 from collections import deque
 from contextvars import ContextVar
@@ -27,16 +26,14 @@ import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from redstreamd.admission.accounts import Account
+from redstreamd.admission.arrivals import Arrivals
 from redstreamd.admission.fair_queue import FairQueue, is_behind
 
 #: Seconds of new work in a pass of the scheduler while several clients have some.
 TURN_SECONDS: Final = 0.003
-#: The same for some time after somebody light was served: who keeps few calls in flight gets its share only
-#: if each round of them is short.
-MIXED_TURN_SECONDS: Final = 0.0009
-#: The same while somebody light may have a call under way. A pass also handles what Redis answered, which
-#: takes about as long; a call waits for two or three passes.
-LIGHT_TURN_SECONDS: Final = 0.0004
+#: The same for some time after somebody light was served. What they ask for meanwhile is taken up within a
+#: turn; but replies of a server may arrive for them just after the last look.
+LIGHT_TURN_SECONDS: Final = 0.0008
 #: Another turn is given if so many seconds at most are promised to others.
 _ROOM_SECONDS: Final = 0.0002
 #: The same while nobody light was served of late: many readers with a message each share a pass, of which the
@@ -50,10 +47,9 @@ REPLIES_SECONDS: Final = 0.001
 LIGHT_REPLIES_SECONDS: Final = 0.0004
 #: For so long after its message was read, a call of somebody light is taken to be under way.
 _LIGHT_SECONDS: Final = 0.003
-#: How often it is looked whether a message of somebody light has arrived.
-_LOOK_SECONDS: Final = 0.0003
-#: Of so many light connections at most, of those that were served last.
-_MOST_LIGHT: Final = 16
+#: How often it is looked within a pass what has arrived. With half of it, what has arrived is handled in more
+#: and smaller parts, which costs more than the light ones gain.
+_LOOK_SECONDS: Final = 0.00025
 #: For so long after another one was served a connection is not alone.
 _COMPANY_SECONDS: Final = 0.1
 #: A process is not read from once so many of its commands wait for Redis, until fewer than half of them do:
@@ -92,6 +88,7 @@ class Turns(trio.abc.Instrument):
         replies_seconds: How long replies of Redis may be handled at once in this pass.
         redis_seconds: Redis's time that what was sent for `account` will take, and that is not counted yet.
         waiting: What waits for its turn.
+        arrivals: What is taken up within a pass, while somebody light was served of late.
         held_back: Readers of processes with many commands waiting, by process. Who comes to read for such a
             process waits behind them, else one that keeps it below `MAX_QUEUED` would keep them out.
     """
@@ -105,6 +102,7 @@ class Turns(trio.abc.Instrument):
         self.replies_seconds = LONE_TURN_SECONDS
         self.redis_seconds = 0.0
         self.waiting: Final[FairQueue[Place]] = FairQueue()
+        self.arrivals: Final = Arrivals()
         self.held_back: Final[dict[Account, deque[Task]]] = {}
         # Since when the loop has worked for `account`.
         self._since = 0.0
@@ -121,11 +119,12 @@ class Turns(trio.abc.Instrument):
         self._company_ends = 0.0
         # Until when a call of a client that got much less than others may be under way.
         self._urgent_ends = -math.inf
-        # When the turn ends if nobody light calls before; `ends` is when it is next looked whether one does.
+        # How long the turn is, and when it ends; `ends` is when it is next looked what has arrived. Minus
+        # infinity: it is over for the rest of the pass.
+        self._turn = 0.0
         self._turn_ends = 0.0
-        # Connections of clients that got little, and that are read next when something arrives.
-        self._light: dict[int, None] = {}
-        self._arrivals = select.poll()
+        # Where something has arrived that was not taken up yet.
+        self._found: list[int] = []
         self._ticker: Task | None = None
         self._is_ticking = False
 
@@ -177,14 +176,13 @@ class Turns(trio.abc.Instrument):
                 is_urgent = self.now < self._urgent_ends
                 self.is_light = self.now < self._urgent_ends + _COMPANY_SECONDS
                 turn = self.replies_seconds = LONE_TURN_SECONDS
-                if is_urgent and self.is_shared:
-                    turn, self.replies_seconds = LIGHT_TURN_SECONDS, LIGHT_REPLIES_SECONDS
-                elif self.is_shared:
-                    turn = MIXED_TURN_SECONDS if self.is_light else TURN_SECONDS
-                    self.replies_seconds = REPLIES_SECONDS
+                if self.is_shared:
+                    turn = LIGHT_TURN_SECONDS if self.is_light else TURN_SECONDS
+                    self.replies_seconds = LIGHT_REPLIES_SECONDS if is_urgent else REPLIES_SECONDS
                 self._ran = self._asked_ran = time.thread_time()
+                self._turn = turn
                 self.ends = self._turn_ends = self.now + turn
-                if self._light and turn > _LOOK_SECONDS:
+                if self.arrivals.light and turn > _LOOK_SECONDS:
                     self.ends = self.now + _LOOK_SECONDS
 
     def before_io_wait(self, timeout: float) -> None:
@@ -205,7 +203,7 @@ class Turns(trio.abc.Instrument):
     # Turns
 
     def is_over(self) -> bool:
-        """Return whether new work of clients has to give way in this pass.
+        """Return whether new work of clients has to give way: for the rest of this pass, or for a while.
 
         Where other programs had the processor meanwhile, shorter turns would help nobody, and cost more.
         """
@@ -213,53 +211,71 @@ class Turns(trio.abc.Instrument):
         if now < self._turn_ends:
             if now < self.ends:
                 return False
-            if not self._is_called(now):
-                self.ends = min(now + _LOOK_SECONDS, self._turn_ends)
-                return False
-            # For the rest of this pass; and the next one is short.
-            self.ends = self._turn_ends = now
-            self._ran = -math.inf
-        return time.thread_time() - self._ran >= self._turn_ends - self.now
+            if self._found or self._look():
+                # It goes on once that is taken up.
+                return True
+            self.ends = min(now + _LOOK_SECONDS, self._turn_ends)
+            return False
+        if self._turn_ends == -math.inf:
+            return True
+        left = self._turn - (time.thread_time() - self._ran)
+        if left > 0:
+            self.ends = self._turn_ends = now + left
+            return False
+        # For the rest of this pass.
+        self.ends = self._turn_ends = -math.inf
+        return True
 
-    def _is_called(self, now: float) -> bool:
-        """Return whether a message of somebody light has arrived."""
-        arrived = self._arrivals.poll(0)
-        for descriptor, _ in arrived:
-            # It is there again once it was read. So one that was closed, or is another's now, calls once.
-            del self._light[descriptor]
-            self._arrivals.unregister(descriptor)
-        if arrived:
-            self._urgent_ends = now + _LIGHT_SECONDS
-        return bool(arrived)
+    def _look(self) -> bool:
+        """Return whether anything has arrived that is not to wait for the next pass."""
+        if self.arrivals.light:
+            self._found += self.arrivals.look(replies=self.is_light)
+        return bool(self._found)
+
+    def _take_up(self) -> None:
+        """Serve those light ones whose next message has arrived, and handle the replies that have."""
+        found, self._found = self._found, []
+        readers, servers = self.arrivals.readers, self.arrivals.servers
+        has_read = False
+        for descriptor in found:
+            reader = readers.get(descriptor)
+            # It may be another's by now.
+            if reader is not None and reader.is_free and self._may_pass(reader.account, descriptor):
+                self.work_for(reader.account)
+                reader.read()
+                has_read = True
+        if has_read:
+            # The server is at it while others are served.
+            for server in servers.values():
+                server.send_now()
+        for descriptor in found:
+            server_found = servers.get(descriptor)
+            if server_found is not None:
+                server_found.take_replies()
+
+    def _may_pass(self, account: Account, descriptor: int) -> bool:
+        return self.let_pass(account.parent or account, descriptor)
 
     def let_pass(self, process: Account, descriptor: int = -1) -> bool:
         """Return whether a process got so little that its next message need not wait for a turn.
 
         Args:
             process: The process.
-            descriptor: The connection that it is read from: its next message ends others' turns. -1: it does
-                not.
+            descriptor: The connection that it is read from: its next message is taken up within a pass. -1:
+                it is not.
         """
         if not is_behind(process):
             return False
         self._urgent_ends = self.now + _LIGHT_SECONDS
-        if descriptor in self._light:
-            # Those that were served last are kept.
-            del self._light[descriptor]
-            self._light[descriptor] = None
-        elif descriptor >= 0:
-            if len(self._light) >= _MOST_LIGHT:
-                oldest = next(iter(self._light))
-                del self._light[oldest]
-                self._arrivals.unregister(oldest)
-            self._light[descriptor] = None
-            self._arrivals.register(descriptor, select.POLLIN)
+        if descriptor >= 0:
+            self.arrivals.expect(descriptor)
         return True
 
     def spend(self, account: Account) -> None:
         """Count what a task that was just started will take: the next pass has less room for turns."""
         self.ends -= account.part
         self._turn_ends -= account.part
+        self._turn -= account.part
         self._promised += account.part
 
     def may_begin(self, account: Account, descriptor: int) -> bool:
@@ -269,9 +285,12 @@ class Turns(trio.abc.Instrument):
             account: The connection's.
             descriptor: See `let_pass`.
         """
-        must_wait = self.waiting.count > 0 or (time.perf_counter() >= self.ends and self.is_over())
+        now = time.perf_counter()
+        if now >= self.ends and self._look():
+            self._take_up()
+        must_wait = self.waiting.count > 0 or (now >= self.ends and self.is_over())
         # Whoever got little may read one message at once.
-        is_first = (must_wait or self.is_shared) and self.let_pass(account.parent or account, descriptor)
+        is_first = (must_wait or self.is_shared) and self._may_pass(account, descriptor)
         return is_first or not must_wait
 
     def queue(self, account: Account, place: Place) -> None:
@@ -318,6 +337,8 @@ class Turns(trio.abc.Instrument):
 
     def _serve(self) -> None:
         """Let those without a task have their turns: one in any case, more as long as this pass has room."""
+        if self._look():
+            self._take_up()
         granted, self._granted = self._granted, None
         if granted is not None:
             granted.read()
@@ -326,8 +347,13 @@ class Turns(trio.abc.Instrument):
             # Whose turn is next depends on what this one took.
             self.work_for(None)
             now = self._since
-            if not waiting.count or (now >= self.ends and self.is_over()):
+            if not waiting.count:
                 return
+            if now >= self.ends and self.is_over():
+                if not self._found:
+                    return
+                self._take_up()
+                continue
             account, (who, expected) = waiting.pop()
             if type(who) is Task:
                 # It runs in the next pass, and whose turn is next depends on what it takes there, too. What

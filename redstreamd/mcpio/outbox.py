@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from redstreamd.admission.memory import STEP_BYTES, Share
-from redstreamd.stream_io import end_of_pass, nonblocking_write
+from redstreamd.stream_io import answers_of_pass, nonblocking_write
 
 #: How much a client may leave unread for as long as it likes: no more than it costs to know it.
 UNREAD_BYTES: Final = 64 * 1024
@@ -80,7 +80,7 @@ class Outbox:
         """
         self._stream = stream
         self._write = nonblocking_write(stream)
-        self._at_end_of_pass = end_of_pass()
+        self._at_end_of_pass = answers_of_pass()
         self._max_bytes = max_bytes
         self._start_soon = start_soon
         self._on_overflow = on_overflow

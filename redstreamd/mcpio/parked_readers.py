@@ -158,6 +158,11 @@ class Reader:
         else:
             self._wake(outcome.Value(data != b""))
 
+    @property
+    def is_free(self) -> bool:
+        """Whether it would read when something arrives: it does not wait for a turn, and its task sleeps."""
+        return self.task is not None and not self._is_queued
+
     def close(self) -> None:
         """Read no more; once. The descriptor is still open."""
         if self._is_known:
@@ -196,6 +201,7 @@ class Readers:
         self.arm: Final = self.epoll.modify
         self.turns: Final[Turns] = turns()
         self._by_descriptor: dict[int, Reader] = {}
+        self.turns.arrivals.readers = self._by_descriptor
 
     def open(self, descriptor: int, account: Account, take: Take) -> Reader:
         """Return what reads from a descriptor that does not block, until `Reader.close`."""

@@ -21,8 +21,7 @@ must not be sent, and blocking ones hold up everybody behind them.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -33,22 +32,19 @@ import trio
 from redis.exceptions import RedisError
 
 from redstreamd.admission.turns import turns
-from redstreamd.errors.defects import report_defect
 from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio import Arg, connect_errors
-from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
 from redstreamd.redisio.dialing import open_stream, secure
 from redstreamd.redisio.liveness import Liveness
-from redstreamd.redisio.login import log_in, login_timed_out, refused
+from redstreamd.redisio.login import log_in, login_timed_out
 from redstreamd.redisio.pipeline import Pipeline
-from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem, ReplyTooLarge
+from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem
 from redstreamd.redisio.redis_request import Request
+from redstreamd.redisio.reply_reader import ReplyReader
 from redstreamd.redisio.script import PackedCommand
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.traffic import Traffic
-from redstreamd.stream_io import Write, end_of_pass, nonblocking_write, receiver
-
-_RECEIVE_BYTES: Final = 64 * 1024
+from redstreamd.stream_io import Write, end_of_pass, nonblocking_write
 
 #: Seconds between two looks whether a connection that is given up has answered everything.
 _RETIRING_SECONDS: Final = 0.005
@@ -118,7 +114,6 @@ class Connection:
         """
         self._target = target
         self._role = role
-        self._on_push = on_push
         self._reply_timeout = reply_timeout
         self._traffic = traffic or Traffic()
         # As `trio.current_time`, in fewer steps.
@@ -131,6 +126,16 @@ class Connection:
             send_now=self._send_now,
             one_at_a_time=one_at_a_time,
             traffic=self._traffic,
+        )
+        self._replies = ReplyReader(
+            target,
+            self.pipeline.awaited,
+            self._traffic,
+            reply_timeout=reply_timeout,
+            on_push=on_push,
+            send_now=self._send_now,
+            on_broken=self._end_broken,
+            on_problem=self._end,
         )
         self._liveness = Liveness(
             self.pipeline,
@@ -152,7 +157,6 @@ class Connection:
         # Set once, by what ended the connection first; later problems are its consequences.
         self._problem: Problem | None = None
         self._server = ""
-        self._pushes = 0
 
     @property
     def server(self) -> str:
@@ -184,7 +188,7 @@ class Connection:
             queued_bytes=self.pipeline.queued_bytes,
             in_flight=self.pipeline.in_flight,
             sent=self.pipeline.sent,
-            pushes=self._pushes,
+            pushes=self._replies.pushes,
             round_trip_seconds=self._liveness.round_trip_seconds,
         )
 
@@ -269,7 +273,7 @@ class Connection:
         task_status: trio.TaskStatus[None],
     ) -> None:
         """Log in, and start what serves requests."""
-        nursery.start_soon(self._read, stream)
+        nursery.start_soon(self._replies.run, stream)
         with trio.CancelScope(deadline=login_deadline) as login:
             try:
                 self._server = await log_in(self._log_in_step, self._target, self._role)
@@ -319,6 +323,9 @@ class Connection:
             self.pipeline.close(self._problem)
             self._scope.cancel()
 
+    def _end_broken(self, error: Exception | None) -> None:
+        self._end(self._broken(error))
+
     def _end_unanswered(self, what: str, seconds: float) -> None:
         self._end(connect_errors.unanswered(what, seconds))
 
@@ -347,7 +354,7 @@ class Connection:
         """Send `data`, and what is queued meanwhile."""
         pipeline = self.pipeline
         while data or pipeline.sendable:
-            data = data or pipeline.take(trio.current_time() + self._reply_timeout)
+            data = data or pipeline.take(self._now() + self._reply_timeout)
             try:
                 await self._stream.send_all(data)
             except trio.BrokenResourceError as error:
@@ -359,75 +366,6 @@ class Connection:
             data = b""
         self._is_sending = False
 
-    async def _read(self, stream: trio.abc.ReceiveStream) -> None:
-        decoder, receive, on_push = Decoder(), receiver(stream), self._deliver_push
-        awaited = self.pipeline.awaited
-        turn, traffic, timeout = turns(), self._traffic, self._reply_timeout
-        push = hiredis.PushNotification
-        # Since the last reply that was complete.
-        received = 0
-        while True:
-            try:
-                data = bytes(await receive(_RECEIVE_BYTES))
-            except trio.BrokenResourceError as error:
-                self._end(self._broken(error))
-                return
-            try:
-                replies = decoder.feed(data)
-            except UnreadableError as error:
-                self._end(connect_errors.unreadable(self._target, data, str(error)))
-                return
-            except OversizedError:
-                awaited.answer([ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES)], on_push)
-                self._end(connect_errors.oversized(MAX_REPLY_BYTES))
-                return
-            if not data:
-                self._end(self._broken(None))
-                return
-            received += len(data)
-            if replies:
-                traffic.received_bytes += received
-                round_trip = math.inf
-                if type(replies[0]) is not push and (due := awaited.oldest_deadline) is not None:
-                    round_trip = self._now() + timeout - due
-                size, received = received // len(replies), 0
-                rest: Sequence[Any] = replies
-                is_checked = False
-                while rest := awaited.answer(rest, on_push, size=size, seconds=turn.replies_seconds):
-                    if not is_checked:
-                        is_checked = True
-                        # Later on more may be in flight than what was received can be the replies to.
-                        asked = [each for each in rest if type(each) is not push]
-                        if len(asked) > len(awaited.requests):
-                            self._end(self._unasked(asked[len(awaited.requests)]))
-                            return
-                        del asked
-                    # What was answered is given to those who asked, also if the connection ends meanwhile.
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                del rest
-                if round_trip < math.inf:
-                    # Those who asked have their replies first.
-                    traffic.round_trips.observe(round_trip)
-            # Nothing of a large reply is kept here while the next one is awaited, perhaps for hours.
-            del data, replies
-
     def _broken(self, error: Exception | None) -> Problem:
         """Read how the connection ended: with `error`, or by the server's closing it."""
         return connect_errors.broken(self._target, error, logged_in=bool(self._server))
-
-    def _deliver_push(self, message: list[Any]) -> None:
-        self._pushes += 1
-        if self._on_push is None:
-            return
-        try:
-            self._on_push(message)
-        except Exception as exc:  # noqa: BLE001 - whatever it is
-            # The connection is not to blame, and everybody else depends on it.
-            report_defect("the hook for push notifications failed", exc)
-
-    def _unasked(self, reply: Any) -> Problem:
-        # A server that turns a client away (maxclients, protected mode) says so before the client
-        # has said anything, and hangs up.
-        if isinstance(reply, RedisError):
-            return refused(self._target, "connecting", reply, username=self._target.username)
-        return connect_errors.unreadable(self._target, b"", "it is a reply to no command")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import random
 import socket
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -197,29 +199,89 @@ async def test_all_who_are_held_back_go_on_once_nothing_waits() -> None:
     assert process not in turns().held_back
 
 
-async def test_a_message_of_who_got_little_ends_the_turn_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TURN_SECONDS", "LIGHT_TURN_SECONDS", "LONE_TURN_SECONDS"):
+class _Reader:
+    """Reads one connection, and notes when."""
+
+    def __init__(self, account: Account, source: socket.socket, done: list[str]) -> None:
+        self.account, self.source, self.done = account, source, done
+        self.is_free = True
+
+    def read(self) -> None:
+        self.done.append("read " + self.source.recv(100).decode())
+
+
+class _Server:
+    """A server of which is noted what is done."""
+
+    def __init__(self, source: socket.socket, done: list[str]) -> None:
+        self.source, self.done = source, done
+
+    def send_now(self) -> None:
+        self.done.append("send")
+
+    def take_replies(self) -> None:
+        self.done.append("reply " + self.source.recv(100).decode())
+
+
+class _Greedy:
+    """Does one thing a turn, and then has more work until it has to give way."""
+
+    def __init__(self, account: Account, things: list[Callable[[], object]], done: list[str]) -> None:
+        self.account, self.things, self.done, self.place = account, things, done, (self, 0.0)
+        self.over = trio.Event()
+
+    def read(self) -> None:
+        if self.things:
+            self.things.pop(0)()
+            while not (time.perf_counter() >= turns().ends and turns().is_over()):
+                pass
+            self.done.append("others")
+            turns().queue(self.account, self.place)
+        else:
+            self.over.set()
+
+
+async def test_what_arrives_for_who_got_little_is_taken_up_in_the_turn_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("TURN_SECONDS", "LIGHT_TURN_SECONDS", "LONE_TURN_SECONDS", "_LIGHT_SECONDS"):
         monkeypatch.setattr(f"redstreamd.admission.turns.{name}", 600.0)
-    accounts, turn = Accounts(), turns()
+    accounts, turn, done, passes = Accounts(), turns(), list[str](), set[float]()
     greedy, light = connection(accounts, 1), connection(accounts, 2)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
+    assert greedy.parent is not None
+    assert light.parent is not None
+    with contextlib.ExitStack() as stack:
+        ours, theirs, to_server, server = (
+            each for _ in range(2) for each in map(stack.enter_context, socket.socketpair())
+        )
+        reader = _Reader(light, ours, done)
+        turn.arrivals.readers = {ours.fileno(): reader}
+        turn.arrivals.watch(to_server.fileno(), _Server(to_server, done))
+        stack.callback(turn.arrivals.forget, to_server.fileno())
         greedy.charge(1.0, 0.0)
         await turn.turn(greedy, 0.0)
-        assert greedy.parent is not None
-        assert light.parent is not None
         assert not turn.let_pass(greedy.parent, ours.fileno())
         assert turn.let_pass(light.parent, ours.fileno())
-        await trio.lowlevel.checkpoint()
-        until = time.perf_counter() + 0.01
-        while time.perf_counter() < until:
-            assert not turn.is_over()
-        theirs.send(b"a message")
-        while not turn.is_over():
-            pass
-        # For all in this pass; in the next one whoever sent it reads.
-        assert turn.is_over()
-        await trio.lowlevel.checkpoint()
-        until = time.perf_counter() + 0.01
-        while time.perf_counter() < until:
-            assert not turn.is_over()
+
+        def while_a_task_has_it() -> None:
+            passes.add(turn.now)
+            reader.is_free = False
+            theirs.send(b"another message")
+            server.send(b"another")
+
+        things = [
+            lambda: passes.add(turn.now) or theirs.send(b"a message"),  # type: ignore[func-returns-value]
+            lambda: server.send(b"a reply"),
+            while_a_task_has_it,
+        ]
+        # What is light is known from the next pass on.
+        await trio.testing.wait_all_tasks_blocked()
+        others = _Greedy(greedy, things, done)
+        turn.queue(greedy, others.place)
+        await others.over.wait()
+    assert done == [
+        *("others", "read a message", "send"),
+        *("others", "reply a reply"),
+        *("others", "reply another"),
+    ]
+    assert len(passes) == 1

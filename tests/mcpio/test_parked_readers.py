@@ -81,7 +81,7 @@ def clients(count: int, processes: int | None = None) -> Iterator[list[Client]]:
 @pytest.fixture
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each pass have room for one turn only."""
-    for name in ("TURN_SECONDS", "MIXED_TURN_SECONDS", "LIGHT_TURN_SECONDS", "LONE_TURN_SECONDS"):
+    for name in ("TURN_SECONDS", "LIGHT_TURN_SECONDS", "LONE_TURN_SECONDS"):
         monkeypatch.setattr(f"redstreamd.admission.turns.{name}", -1.0)
     # Nobody is so far behind that it need not wait.
     monkeypatch.setattr("redstreamd.admission.turns.is_behind", lambda _process: False)

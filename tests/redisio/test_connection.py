@@ -15,7 +15,7 @@ import trio.testing
 from redis.exceptions import ResponseError
 
 from redstreamd.admission.accounts import Account, Accounts, Peer
-from redstreamd.admission.turns import ACCOUNT
+from redstreamd.admission.turns import ACCOUNT, turns
 from redstreamd.errors.defects import Defect
 from redstreamd.policy import Principal
 from redstreamd.redisio import decoder
@@ -96,6 +96,24 @@ async def test_replies_in_slices_of_one_byte_are_parsed(server: Server) -> None:
     assert [[entry[0].decode(), entry[1][1].decode()] for entry in entries] == [
         [f"1-{number + 1}", f"value {number}"] for number in range(20)
     ]
+
+
+async def test_replies_are_taken_up_within_a_pass_and_reach_their_callers_in_order(redis: Server) -> None:
+    got: list[object] = []
+    connection = Connection(Target(path=redis.path), role="test")
+    async with running_connection(connection):
+        (server,) = turns().arrivals.servers.values()
+        server.take_replies()
+        for number in range(3):
+            connection.submit("ECHO", number, then=got.append)
+        server.send_now()
+        deadline = time.monotonic() + 20
+        # Without giving way to the task that reads.
+        while len(got) < 3 and time.monotonic() < deadline:
+            server.take_replies()
+        assert got == [b"0", b"1", b"2"]
+        assert await connection.execute("ECHO", "still aligned") == b"still aligned"
+    assert not turns().arrivals.servers
 
 
 async def test_a_reply_that_cannot_be_parsed_ends_the_connection(server: Server) -> None:

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from redstreamd.admission.turns import turns
+from redstreamd.redisio.pipeline import Pipeline
+from redstreamd.redisio.redis_errors import Problem
+from redstreamd.redisio.reply_reader import ReplyReader
+from redstreamd.redisio.target import Target
+from redstreamd.redisio.traffic import Traffic
+
+
+@attrs.define
+class Reading:
+    """A reader, and what it did.
+
+    Attributes:
+        reader: What is tested.
+        pipeline: Its requests.
+        stream: What it reads from.
+        server: The other end.
+        ends: Why it ended.
+        replies: What was given.
+    """
+
+    reader: ReplyReader
+    pipeline: Pipeline
+    stream: trio.SocketStream
+    server: socket.socket
+    ends: list[Exception | Problem | None]
+    replies: list[Any] = attrs.field(factory=list)
+
+    def ask(self, count: int) -> None:
+        for number in range(count):
+            self.pipeline.enqueue(("ECHO", number), self.replies.append)
+        self.pipeline.take(trio.current_time() + 5)
+
+
+@asynccontextmanager
+async def reading() -> AsyncIterator[Reading]:
+    ours, server = socket.socketpair()
+    pipeline = Pipeline(lambda: None, turns())
+    ends: list[Exception | Problem | None] = []
+    reader = ReplyReader(
+        Target(path="/nowhere"),
+        pipeline.awaited,
+        Traffic(),
+        reply_timeout=5,
+        on_push=None,
+        send_now=lambda: None,
+        on_broken=ends.append,
+        on_problem=ends.append,
+    )
+    with server:
+        async with (
+            trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(reader.run, stream)
+            await trio.testing.wait_all_tasks_blocked()
+            assert list(turns().arrivals.servers.values()) == [reader]
+            yield Reading(reader, pipeline, stream, server, ends)
+            nursery.cancel_scope.cancel()
+    assert not turns().arrivals.servers
+
+
+async def test_what_has_arrived_is_taken_up_without_the_task() -> None:
+    async with reading() as state:
+        state.reader.take_replies()
+        state.ask(3)
+        state.server.send(b":0\r\n:1\r\n:")
+        state.reader.take_replies()
+        assert state.replies == [0, 1]
+        state.server.send(b"2\r\n")
+        state.reader.take_replies()
+        assert state.replies == [0, 1, 2]
+        state.ask(1)
+        state.server.send(b":3\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        assert state.replies == [0, 1, 2, 3]
+        assert state.ends == []
+
+
+async def test_what_arrives_while_the_task_is_at_others_comes_after_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Then each pass has one reply.
+    monkeypatch.setattr("redstreamd.admission.turns.LONE_TURN_SECONDS", 0.0)
+    async with reading() as state:
+        state.ask(3)
+        state.server.send(b":0\r\n:1\r\n")
+        while not state.replies:
+            await trio.lowlevel.checkpoint()
+        assert state.replies == [0]
+        state.server.send(b":2\r\n")
+        state.reader.take_replies()
+        assert state.replies == [0]
+        await trio.testing.wait_all_tasks_blocked()
+        assert state.replies == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"), [(b"", "None"), (b"?\r\n", "could not be read"), (b":0\r\n:1\r\n:2\r\n", "no command")]
+)
+async def test_an_end_that_is_found_within_a_pass_is_told_once(sent: bytes, why: str) -> None:
+    async with reading() as state:
+        state.ask(1)
+        state.server.send(sent)
+        if not sent:
+            state.server.close()
+        state.reader.take_replies()
+        state.reader.take_replies()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(state.ends) == 1
+        assert why in str(state.ends[0])
+
+
+async def test_a_reset_that_is_found_within_a_pass_is_told_as_such() -> None:
+    async with reading() as state:
+        # What was sent and not read makes closing a reset (unix(7)).
+        await state.stream.send_all(b"never read")
+        state.server.close()
+        state.reader.take_replies()
+        await trio.testing.wait_all_tasks_blocked()
+        (error,) = state.ends
+        assert "reset" in str(error)
