@@ -245,6 +245,8 @@ class Turns(trio.abc.Instrument):
                 reader.read()
                 has_read = True
         if has_read:
+            # What is sent may be that of others, too.
+            self.work_for(None)
             # The server is at it while others are served.
             for server in servers.values():
                 server.send_now()

@@ -167,6 +167,8 @@ class ReplyReader:
             self._replies, self._deliver_push, size=self._size, seconds=turns.replies_seconds
         )
         if turns.is_light:
+            # For all of them.
+            turns.work_for(None)
             write_answers()
         if not self._replies and self._round_trip < math.inf:
             # Those who asked have their replies first.

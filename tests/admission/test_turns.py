@@ -217,6 +217,8 @@ class _Server:
         self.source, self.done = source, done
 
     def send_now(self) -> None:
+        # What is sent may be that of others.
+        assert turns().account is None
         self.done.append("send")
 
     def take_replies(self) -> None:

@@ -10,12 +10,15 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.admission.accounts import Account, Accounts, Peer
 from redstreamd.admission.turns import turns
+from redstreamd.policy import Principal
 from redstreamd.redisio.pipeline import Pipeline
 from redstreamd.redisio.redis_errors import Problem
 from redstreamd.redisio.reply_reader import ReplyReader
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.traffic import Traffic
+from redstreamd.stream_io import answers_of_pass
 
 
 @attrs.define
@@ -87,6 +90,29 @@ async def test_what_has_arrived_is_taken_up_without_the_task() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert state.replies == [0, 1, 2, 3]
         assert state.ends == []
+
+
+async def test_answers_are_written_at_once_and_at_nobodys_cost_while_somebody_light_is_there() -> None:
+    account = Accounts().open(Principal("me", "unix"), Peer(1000, 1), "one")
+    written: list[tuple[list[Any], Account | None]] = []
+
+    def write() -> bool:
+        written.append((list(state.replies), turns().account))
+        return False
+
+    async with reading() as state:
+        turns().work_for(account)
+        state.ask(2)
+        answers_of_pass()(write)
+        state.server.send(b":0\r\n")
+        turns().is_light = False
+        state.reader.take_replies()
+        assert written == []
+        state.server.send(b":1\r\n")
+        turns().is_light = True
+        state.reader.take_replies()
+        assert written == [([0, 1], None)]
+        turns().is_light = False
 
 
 async def test_what_arrives_while_the_task_is_at_others_comes_after_them(
