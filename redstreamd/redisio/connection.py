@@ -34,13 +34,14 @@ from redis.exceptions import RedisError
 from redstreamd.admission.turns import turns
 from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio import Arg, connect_errors
+from redstreamd.redisio.decoder import MAX_REPLY_BYTES
 from redstreamd.redisio.dialing import open_stream, secure
 from redstreamd.redisio.liveness import Liveness
-from redstreamd.redisio.login import log_in, login_timed_out
+from redstreamd.redisio.login import log_in, login_timed_out, refused
 from redstreamd.redisio.pipeline import Pipeline
 from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem
 from redstreamd.redisio.redis_request import Request
-from redstreamd.redisio.reply_reader import ReplyReader
+from redstreamd.redisio.reply_reader import Broken, Ending, Oversized, ReplyReader, Unasked, Unreadable
 from redstreamd.redisio.script import PackedCommand
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.traffic import Traffic
@@ -128,14 +129,12 @@ class Connection:
             traffic=self._traffic,
         )
         self._replies = ReplyReader(
-            target,
             self.pipeline.awaited,
             self._traffic,
             reply_timeout=reply_timeout,
             on_push=on_push,
             send_now=self._send_now,
-            on_broken=self._end_broken,
-            on_problem=self._end,
+            on_end=self._end_reading,
         )
         self._liveness = Liveness(
             self.pipeline,
@@ -323,8 +322,16 @@ class Connection:
             self.pipeline.close(self._problem)
             self._scope.cancel()
 
-    def _end_broken(self, error: Exception | None) -> None:
-        self._end(self._broken(error))
+    def _end_reading(self, ending: Ending) -> None:
+        match ending:
+            case Broken():
+                self._end(self._broken(ending.error))
+            case Unreadable():
+                self._end(connect_errors.unreadable(self._target, ending.data, ending.why))
+            case Oversized():
+                self._end(connect_errors.oversized(MAX_REPLY_BYTES))
+            case Unasked():
+                self._end(self._unasked(ending.reply))
 
     def _end_unanswered(self, what: str, seconds: float) -> None:
         self._end(connect_errors.unanswered(what, seconds))
@@ -369,3 +376,10 @@ class Connection:
     def _broken(self, error: Exception | None) -> Problem:
         """Read how the connection ended: with `error`, or by the server's closing it."""
         return connect_errors.broken(self._target, error, logged_in=bool(self._server))
+
+    def _unasked(self, reply: Any) -> Problem:
+        # A server that turns a client away (maxclients, protected mode) says so before the client
+        # has said anything, and hangs up.
+        if isinstance(reply, RedisError):
+            return refused(self._target, "connecting", reply, username=self._target.username)
+        return connect_errors.unreadable(self._target, b"", "it is a reply to no command")

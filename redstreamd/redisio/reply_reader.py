@@ -12,22 +12,59 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import hiredis
+import msgspec
 import trio
-from redis.exceptions import RedisError
 
 from redstreamd.admission.turns import turns
 from redstreamd.errors.defects import report_defect
-from redstreamd.redisio import connect_errors
 from redstreamd.redisio.awaited_replies import AwaitedReplies
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES, Decoder, OversizedError, UnreadableError
-from redstreamd.redisio.login import refused
-from redstreamd.redisio.redis_errors import Problem, ReplyTooLarge
-from redstreamd.redisio.target import Target
+from redstreamd.redisio.redis_errors import ReplyTooLarge
 from redstreamd.redisio.traffic import Traffic
 from redstreamd.stream_io import descriptor, receiver, write_answers
 
 _RECEIVE_BYTES: Final = 64 * 1024
 _PUSH: Final = hiredis.PushNotification
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """The connection has broken.
+
+    Attributes:
+        error: How; None: the server closed it.
+    """
+
+    error: Exception | None
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """What was received are no replies.
+
+    Attributes:
+        data: It, or some of it.
+        why: What is wrong with it.
+    """
+
+    data: bytes
+    why: str
+
+
+class Oversized(msgspec.Struct, frozen=True):
+    """A reply is larger than `MAX_REPLY_BYTES`."""
+
+
+class Unasked(msgspec.Struct, frozen=True):
+    """A reply came to no command.
+
+    Attributes:
+        reply: It.
+    """
+
+    reply: Any
+
+
+Ending = Broken | Unreadable | Oversized | Unasked
+"""Why nothing more is read."""
 
 
 class ReplyReader:
@@ -39,36 +76,30 @@ class ReplyReader:
 
     def __init__(
         self,
-        target: Target,
         awaited: AwaitedReplies,
         traffic: Traffic,
         *,
         reply_timeout: float,
         on_push: Callable[[list[Any]], None] | None,
         send_now: Callable[[], object],
-        on_broken: Callable[[Exception | None], None],
-        on_problem: Callable[[Problem], None],
+        on_end: Callable[[Ending], None],
     ) -> None:
         """Prepare; `run` reads.
 
         Args:
-            target: The server.
             awaited: The requests that its replies are for.
             traffic: Where it counts what is received.
             reply_timeout: See `Connection`.
             on_push: See `Connection`.
             send_now: Sends what is queued.
-            on_broken: Called when the connection has broken, with the error; None if the server closed it.
-            on_problem: Called when it has to end for another reason.
+            on_end: Called when the connection has ended, or has to.
         """
-        self._target = target
         self._awaited = awaited
         self._traffic = traffic
         self._reply_timeout = reply_timeout
         self._on_push = on_push
         self.send_now: Final = send_now
-        self._on_broken = on_broken
-        self._on_problem = on_problem
+        self._on_end = on_end
         self._turns: Final = turns()
         self._decoder = Decoder()
         self.pushes = 0
@@ -97,7 +128,7 @@ class ReplyReader:
                 except trio.BrokenResourceError as error:
                     data = b""
                     if not self._is_over:
-                        self._break(error)
+                        self._end(Broken(error))
                 if not self._is_over:
                     self._take(data)
                 # Nothing of a large reply is kept here while the next one is awaited, perhaps for hours.
@@ -122,7 +153,7 @@ class ReplyReader:
         except OSError as error:
             broken = trio.BrokenResourceError(f"reading failed: {error}")
             broken.__cause__ = error
-            self._break(broken)
+            self._end(Broken(broken))
             return
         self._take(data)
         while self._replies:
@@ -133,14 +164,14 @@ class ReplyReader:
         try:
             replies = self._decoder.feed(data)
         except UnreadableError as error:
-            self._end(connect_errors.unreadable(self._target, data, str(error)))
+            self._end(Unreadable(data, str(error)))
             return
         except OversizedError:
             self._awaited.answer([ReplyTooLarge(limit_bytes=MAX_REPLY_BYTES)], self._deliver_push)
-            self._end(connect_errors.oversized(MAX_REPLY_BYTES))
+            self._end(Oversized())
             return
         if not data:
-            self._break(None)
+            self._end(Broken(None))
             return
         self._received += len(data)
         if not replies:
@@ -158,7 +189,7 @@ class ReplyReader:
             asked = [each for each in self._replies if type(each) is not _PUSH]
             if len(asked) > len(awaited.requests):
                 self._replies = ()
-                self._end(self._unasked(asked[len(awaited.requests)]))
+                self._end(Unasked(asked[len(awaited.requests)]))
 
     def _give(self) -> None:
         """Give replies to those who asked, as many as there is time for."""
@@ -174,13 +205,9 @@ class ReplyReader:
             # Those who asked have their replies first.
             self._traffic.round_trips.observe(self._round_trip)
 
-    def _end(self, problem: Problem) -> None:
+    def _end(self, ending: Ending) -> None:
         self._is_over = True
-        self._on_problem(problem)
-
-    def _break(self, error: Exception | None) -> None:
-        self._is_over = True
-        self._on_broken(error)
+        self._on_end(ending)
 
     def _deliver_push(self, message: list[Any]) -> None:
         self.pushes += 1
@@ -191,13 +218,6 @@ class ReplyReader:
         except Exception as exc:  # noqa: BLE001 - whatever it is
             # The connection is not to blame, and everybody else depends on it.
             report_defect("the hook for push notifications failed", exc)
-
-    def _unasked(self, reply: Any) -> Problem:
-        # A server that turns a client away (maxclients, protected mode) says so before the client
-        # has said anything, and hangs up.
-        if isinstance(reply, RedisError):
-            return refused(self._target, "connecting", reply, username=self._target.username)
-        return connect_errors.unreadable(self._target, b"", "it is a reply to no command")
 
 
 def _nowhere() -> int:

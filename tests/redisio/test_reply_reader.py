@@ -14,9 +14,7 @@ from redstreamd.admission.accounts import Account, Accounts, Peer
 from redstreamd.admission.turns import turns
 from redstreamd.policy import Principal
 from redstreamd.redisio.pipeline import Pipeline
-from redstreamd.redisio.redis_errors import Problem
-from redstreamd.redisio.reply_reader import ReplyReader
-from redstreamd.redisio.target import Target
+from redstreamd.redisio.reply_reader import Broken, Ending, ReplyReader, Unasked, Unreadable
 from redstreamd.redisio.traffic import Traffic
 from redstreamd.stream_io import answers_of_pass
 
@@ -38,7 +36,7 @@ class Reading:
     pipeline: Pipeline
     stream: trio.SocketStream
     server: socket.socket
-    ends: list[Exception | Problem | None]
+    ends: list[Ending]
     replies: list[Any] = attrs.field(factory=list)
 
     def ask(self, count: int) -> None:
@@ -51,16 +49,14 @@ class Reading:
 async def reading() -> AsyncIterator[Reading]:
     ours, server = socket.socketpair()
     pipeline = Pipeline(lambda: None, turns())
-    ends: list[Exception | Problem | None] = []
+    ends: list[Ending] = []
     reader = ReplyReader(
-        Target(path="/nowhere"),
         pipeline.awaited,
         Traffic(),
         reply_timeout=5,
         on_push=None,
         send_now=lambda: None,
-        on_broken=ends.append,
-        on_problem=ends.append,
+        on_end=ends.append,
     )
     with server:
         async with (
@@ -121,22 +117,26 @@ async def test_what_arrives_while_the_task_is_at_others_comes_after_them(
     # Then each pass has one reply.
     monkeypatch.setattr("redstreamd.admission.turns.LONE_TURN_SECONDS", 0.0)
     async with reading() as state:
-        state.ask(3)
+
+        def first(reply: object) -> None:
+            state.replies.append(reply)
+            state.server.send(b":2\r\n")
+            state.reader.take_replies()
+            assert state.replies == [0]
+
+        state.pipeline.enqueue(("ECHO", 0), first)
+        state.ask(2)
         state.server.send(b":0\r\n:1\r\n")
-        while not state.replies:
+        while len(state.replies) < 3:
+            state.reader.take_replies()
             await trio.lowlevel.checkpoint()
-        assert state.replies == [0]
-        state.server.send(b":2\r\n")
-        state.reader.take_replies()
-        assert state.replies == [0]
-        await trio.testing.wait_all_tasks_blocked()
         assert state.replies == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
-    ("sent", "why"), [(b"", "None"), (b"?\r\n", "could not be read"), (b":0\r\n:1\r\n:2\r\n", "no command")]
+    ("sent", "why"), [(b"", Broken), (b"?\r\n", Unreadable), (b":0\r\n:1\r\n:2\r\n", Unasked)]
 )
-async def test_an_end_that_is_found_within_a_pass_is_told_once(sent: bytes, why: str) -> None:
+async def test_an_end_that_is_found_within_a_pass_is_told_once(sent: bytes, why: type[Ending]) -> None:
     async with reading() as state:
         state.ask(1)
         state.server.send(sent)
@@ -145,8 +145,7 @@ async def test_an_end_that_is_found_within_a_pass_is_told_once(sent: bytes, why:
         state.reader.take_replies()
         state.reader.take_replies()
         await trio.testing.wait_all_tasks_blocked()
-        assert len(state.ends) == 1
-        assert why in str(state.ends[0])
+        assert [type(each) for each in state.ends] == [why]
 
 
 async def test_a_reset_that_is_found_within_a_pass_is_told_as_such() -> None:
@@ -156,5 +155,6 @@ async def test_a_reset_that_is_found_within_a_pass_is_told_as_such() -> None:
         state.server.close()
         state.reader.take_replies()
         await trio.testing.wait_all_tasks_blocked()
-        (error,) = state.ends
-        assert "reset" in str(error)
+        (ending,) = state.ends
+        assert isinstance(ending, Broken)
+        assert "reset" in str(ending.error)
