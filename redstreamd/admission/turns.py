@@ -49,7 +49,7 @@ LIGHT_REPLIES_SECONDS: Final = 0.0004
 _LIGHT_SECONDS: Final = 0.003
 #: How often it is looked within a pass what has arrived. With half of it, what has arrived is handled in more
 #: and smaller parts, which costs more than the light ones gain.
-_LOOK_SECONDS: Final = 0.00025
+_LOOK_SECONDS: Final = 0.0004
 #: For so long after another one was served a connection is not alone.
 _COMPANY_SECONDS: Final = 0.1
 #: A process is not read from once so many of its commands wait for Redis, until fewer than half of them do:
