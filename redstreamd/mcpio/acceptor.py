@@ -23,7 +23,6 @@ from redstreamd.admission.accounts import Accounts, Held, Peer
 from redstreamd.admission.memory import Memory
 from redstreamd.admission.usage import Usage, usage
 from redstreamd.errors.remedies import setting
-from redstreamd.mcpio.arrivals import Arrivals
 from redstreamd.mcpio.authentication import Authentication
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_bounds import ConnectionBounds
@@ -45,6 +44,7 @@ from redstreamd.mcpio.peers import Holder, described, peer_of, top_holders, user
 from redstreamd.mcpio.served_connection import ServedConnection
 from redstreamd.mcpio.served_listener import ServedListener, has_waiting, notice_vanishing, take_waiting
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS, SpareDescriptors
+from redstreamd.mcpio.unopened_clients import UnopenedClients
 from redstreamd.policy import Principal
 from redstreamd.policy.quotas import Quotas
 
@@ -159,7 +159,7 @@ class Acceptor:
         self._memory = memory or Memory(self._accounts, self._limits.max_memory_bytes)
         self._holders: tuple[tuple[Peer, int], ...] = ()
         self._holders_at = -HOLDERS_SECONDS
-        self._arrivals = Arrivals(self._accounts)
+        self._unopened = UnopenedClients(self._accounts)
         self._spares = SpareDescriptors(spare_descriptors)
         self._authentication = Authentication(self._limits, report=self._report)
         self._room = room or (lambda: sys.maxsize)
@@ -232,12 +232,12 @@ class Acceptor:
                             for served in self._listeners:
                                 accepting.start_soon(self._accept, served, nursery)
                             task_status.started()
-                    self._arrivals.begin_all()
+                    self._unopened.begin_all()
                     if self._draining:
                         await self._accept_waiting(nursery)
                     self._stopped.set()
         finally:
-            self._arrivals.close()
+            self._unopened.close()
             self._stopped.set()
 
     async def drain(self, timeout_seconds: float) -> bool:
@@ -336,7 +336,7 @@ class Acceptor:
         bound = self._bounds.first_reached(principal, peer, most_of_peer)
         if bound is None:
             begin = partial(self._start_connection, stream, served, principal, peer, nursery)
-            self._arrivals.add(stream, principal, peer, begin, at_once=self._draining)
+            self._unopened.add(stream, principal, peer, begin, at_once=self._draining)
             return
 
         def take_over(received: bytes) -> bool:

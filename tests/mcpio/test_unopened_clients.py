@@ -11,18 +11,18 @@ import trio.lowlevel
 
 from redstreamd.admission.accounts import Accounts, Held, Peer
 from redstreamd.admission.turns import turns
-from redstreamd.mcpio.arrivals import Arrivals
+from redstreamd.mcpio.unopened_clients import UnopenedClients
 from tests.mcpio.serving import PRINCIPAL
 
 GREEDY, OTHER = Peer(1000, 1), Peer(1000, 2)
 
 
 class Field:
-    """Arrivals in a pass that has no room for more, with a process that got much."""
+    """UnopenedClients in a pass that has no room for more, with a process that got much."""
 
     def __init__(self) -> None:
         self.accounts = Accounts()
-        self.arrivals = Arrivals(self.accounts)
+        self.unopened = UnopenedClients(self.accounts)
         self.begun: list[str] = []
         turn = turns()
         turn.ends = turn._turn_ends = turn._ran = -math.inf
@@ -33,7 +33,7 @@ class Field:
         """Let a client arrive, and return its side."""
         ours, theirs = socket.socketpair()
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-        self.arrivals.add(stream, PRINCIPAL, peer, partial(self._begin, name, ours), at_once=at_once)
+        self.unopened.add(stream, PRINCIPAL, peer, partial(self._begin, name, ours), at_once=at_once)
         return theirs
 
     def _begin(self, name: str, ours: socket.socket) -> None:
@@ -65,7 +65,7 @@ async def test_all_that_wait_are_opened_when_the_daemon_stops() -> None:
     field = Field()
     clients = [field.add(f"{number}", GREEDY) for number in range(3)]
     assert field.begun == []
-    field.arrivals.begin_all()
+    field.unopened.begin_all()
     clients.append(field.add("at once", GREEDY, at_once=True))
     assert field.begun == ["0", "1", "2", "at once"]
     assert field.places() == len(turns().waiting) == 0
@@ -76,7 +76,7 @@ async def test_all_that_wait_are_opened_when_the_daemon_stops() -> None:
 async def test_who_still_waits_in_the_end_is_closed_and_holds_nothing() -> None:
     field = Field()
     client = field.add("one", GREEDY)
-    field.arrivals.close()
+    field.unopened.close()
     assert client.recv(1) == b""
     assert field.places() == len(turns().waiting) == 0
     assert field.begun == []

@@ -19,33 +19,33 @@ from redstreamd.admission.turns import turns
 from redstreamd.policy import Principal
 
 
-class _Arrival(msgspec.Struct, eq=False):
+class _Unopened(msgspec.Struct, eq=False):
     """A client that waits to be opened.
 
     Attributes:
-        arrivals: Where it waits.
+        clients: Where it waits.
         stream: Its connection.
         account: Holds its place.
         begin: Opens it.
     """
 
-    arrivals: Arrivals
+    clients: UnopenedClients
     stream: trio.SocketStream
     account: Account
     begin: Callable[[], None]
 
     def read(self) -> None:
         """Open it: its turn has come."""
-        self.arrivals.begin(self)
+        self.clients.begin(self)
 
 
-class Arrivals:
+class UnopenedClients:
     """The clients that wait to be opened."""
 
     def __init__(self, accounts: Accounts) -> None:
         """Count them in `accounts`."""
         self._accounts = accounts
-        self._waiting: dict[_Arrival, tuple[_Arrival, float]] = {}
+        self._waiting: dict[_Unopened, tuple[_Unopened, float]] = {}
 
     def add(
         self,
@@ -69,32 +69,32 @@ class Arrivals:
         if at_once or not (turn.waiting.count or (time.perf_counter() >= turn.ends and turn.is_over())):
             begin()
             return
-        arrival = _Arrival(self, stream, self._accounts.open(principal, peer, secrets.token_hex(8)), begin)
-        place = self._waiting[arrival] = arrival, FIRST_PART_SECONDS
-        turn.work_for(arrival.account)
-        if turn.let_pass(arrival.account.parent or arrival.account):
-            self.begin(arrival)
+        client = _Unopened(self, stream, self._accounts.open(principal, peer, secrets.token_hex(8)), begin)
+        place = self._waiting[client] = client, FIRST_PART_SECONDS
+        turn.work_for(client.account)
+        if turn.let_pass(client.account.parent or client.account):
+            self.begin(client)
         else:
-            turn.queue(arrival.account, place)
+            turn.queue(client.account, place)
         turn.work_for(None)
 
-    def begin(self, arrival: _Arrival) -> None:
+    def begin(self, client: _Unopened) -> None:
         """Open a client that waits for its turn no more."""
-        del self._waiting[arrival]
+        del self._waiting[client]
         # Its connection has an account of its own by then, so that what the process got is not forgotten.
-        arrival.begin()
-        self._accounts.close(arrival.account)
+        client.begin()
+        self._accounts.close(client.account)
 
     def begin_all(self) -> None:
         """Open all, whether it is their turn or not."""
-        for arrival, place in list(self._waiting.items()):
-            turns().leave(arrival.account, place)
-            self.begin(arrival)
+        for client, place in list(self._waiting.items()):
+            turns().leave(client.account, place)
+            self.begin(client)
 
     def close(self) -> None:
         """Close the connections of all that wait."""
-        for arrival, place in list(self._waiting.items()):
-            turns().leave(arrival.account, place)
-            arrival.stream.socket.close()
-            self._accounts.close(arrival.account)
+        for client, place in list(self._waiting.items()):
+            turns().leave(client.account, place)
+            client.stream.socket.close()
+            self._accounts.close(client.account)
         self._waiting.clear()
