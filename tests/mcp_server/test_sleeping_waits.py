@@ -97,7 +97,7 @@ class Scheduled(trio.abc.Instrument):
 async def test_a_push_is_answered_by_the_reader_of_its_connection_and_no_other_task(
     redis: Server, revision: str
 ) -> None:
-    reader = "redisio.connection.Connection._read"
+    reader = "redisio.reply_reader.ReplyReader.run"
     rounds: list[list[str]] = []
     async with client_of(redis, revision) as client:
         cursor = "0-0"
