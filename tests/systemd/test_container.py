@@ -268,8 +268,9 @@ def test_a_stopped_journald_stalls_nobody_and_is_found_again(probing: Container)
     # The backlog goes out by itself, and so does the count of what was dropped.
     lost = f"{report['dropped']} log records were dropped, because nobody read them in time"
     wait_until(lambda: lost in probing.journal(UNIT))
-    # Nothing is lost, whether only journald is replaced or its socket, too.
-    for unit in ("systemd-journald.service", "systemd-journald.socket"):
+    # Nothing is lost where journald is replaced; with its socket goes what that held, which nobody is told.
+    held = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text("ascii")) + 1
+    for unit, most_lost in (("systemd-journald.service", 0), ("systemd-journald.socket", held)):
         probing.forget_journal()
         with connect(probing) as client:
             client.sendall(b"log 3000 restarted\n")
@@ -279,7 +280,7 @@ def test_a_stopped_journald_stalls_nobody_and_is_found_again(probing: Container)
         ask(probing, "log 1 last")
         wait_until(lambda: "last 000000" in probing.journal(UNIT))
         arrived = {line for line in probing.journal(UNIT).splitlines() if "restarted" in line}
-        assert len(arrived) == 3000, unit
+        assert 3000 - most_lost <= len(arrived) <= 3000, unit
 
 
 def test_a_service_manager_that_does_not_read_stalls_nobody(probing: Container) -> None:
