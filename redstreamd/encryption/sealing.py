@@ -69,7 +69,7 @@ class Series:
 
         Args:
             stream: The stream that it is added to.
-            fields: All of its fields, as `entry_codec` encodes them: members, then reserved fields.
+            fields: All of its fields, as `entry_encoding` encodes them: members, then reserved fields.
             clear: Names of members that stay as they are.
             hide_names: Seal the names of the others, too.
             draw: Eight random bytes, which all entries of a batch may share.

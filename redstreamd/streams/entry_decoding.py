@@ -1,4 +1,4 @@
-"""Decoding the fields of an entry as a JSON object; `entry_codec` has their format, and encodes them.
+"""Decoding the fields of an entry as a JSON object; `entry_encoding` has their format, and encodes them.
 
 Values of other writers need not be text: bytes that are not UTF-8 are shown in base64, and their names are
 listed as `binary`. A field name that occurs more than once gives a list, and is listed as `repeated`. An
@@ -18,7 +18,7 @@ from redstreamd import strict_json
 from redstreamd.encryption.sealed_format import CLEAR, ENCRYPTED
 from redstreamd.errors import BusError
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams.entry_codec import (
+from redstreamd.streams.entry_encoding import (
     ESCAPE,
     FORMAT,
     JSON_NAMES,

@@ -91,7 +91,7 @@ class Encryption:
     def seal_all(
         self, stream: str, rule: EncryptionRule, encoded: Iterable[Mapping[str, str]]
     ) -> list[dict[str, str]]:
-        """Return the fields of entries sealed, as `entry_codec.encode_all` returned them.
+        """Return the fields of entries sealed, as `entry_encoding.encode_all` returned them.
 
         Raises:
             BusError: NO_ENCRYPTION_KEY: there is none to write with.

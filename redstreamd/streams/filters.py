@@ -12,8 +12,8 @@ from typing import Any
 
 from redstreamd import strict_json
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams.entry_codec import ESCAPE, JSON_NAMES, PREFIX_TEXT
 from redstreamd.streams.entry_decoding import decode
+from redstreamd.streams.entry_encoding import ESCAPE, JSON_NAMES, PREFIX_TEXT
 from redstreamd.streams.entry_pages import Batch
 
 

@@ -21,7 +21,7 @@ from itertools import chain
 from typing import Any, Final
 
 from redstreamd.policy import Principal
-from redstreamd.streams.entry_codec import SENDER
+from redstreamd.streams.entry_encoding import SENDER
 from redstreamd.streams.names import Kind, companion_key
 
 #: Stands for the owner of redstreamd's own records, whose keys no caller can choose.

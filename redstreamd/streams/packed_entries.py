@@ -1,4 +1,4 @@
-"""Entries as Redis gets them, with the fields of `entry_codec`: one as an XADD, many for a script.
+"""Entries as Redis gets them, with the fields of `entry_encoding`: one as an XADD, many for a script.
 
 One is packed in the protocol's own form if its values are texts in ASCII and integers. The same names, sizes,
 streams and senders recur: their parts of the command are remembered, and an entry is put together in one
@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from redstreamd.redisio.script import PackedCommand
-from redstreamd.streams.entry_codec import (
+from redstreamd.streams.entry_encoding import (
     ESCAPE,
     FORMAT,
     JSON_NAMES,
@@ -68,7 +68,7 @@ def pack_all(entries: Sequence[Mapping[str, Any]], stamp: Stamp) -> tuple[bytes,
     """Return entries for ``packed_entries.lua``, and how many fields follow on each of the maps.
 
     Raises:
-        BusError: As `entry_codec.encode`.
+        BusError: As `entry_encoding.encode`.
     """
     if not hold_texts_only(entries):
         return _pack([encode_fields(entry, stamp) for entry in entries]), 0

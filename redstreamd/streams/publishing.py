@@ -14,7 +14,7 @@ from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.delivery import Write
 from redstreamd.settings import QuarantineSettings
-from redstreamd.streams import entry_codec
+from redstreamd.streams import entry_encoding
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.call_records import call_record
 from redstreamd.streams.durability import Confirmation, Durability, run_confirmed
@@ -118,7 +118,7 @@ class Publisher:
         self,
         stream: str,
         entries: Sequence[Mapping[str, Any]],
-        stamp: entry_codec.Stamp,
+        stamp: entry_encoding.Stamp,
         *,
         idempotency_key: str | None = None,
         owner: Principal | None = None,
@@ -193,7 +193,7 @@ class Publisher:
         self,
         stream: str,
         entries: Sequence[Mapping[str, Any]],
-        stamp: entry_codec.Stamp,
+        stamp: entry_encoding.Stamp,
         *,
         idempotency_key: str | None = None,
         owner: Principal | None = None,
@@ -251,11 +251,11 @@ class Publisher:
         if not self._encryption.encrypts:
             write = packed_add(stream, members, sender)
         if write is None:
-            write = self._xadd(stream, members, entry_codec.Stamp(sender))
+            write = self._xadd(stream, members, entry_encoding.Stamp(sender))
         return Plan(write, stream, self._read_one, conversions)
 
-    def _xadd(self, stream: str, members: Mapping[str, Any], stamp: entry_codec.Stamp) -> Write:
-        fields = entry_codec.encode_fields(members, stamp)
+    def _xadd(self, stream: str, members: Mapping[str, Any], stamp: entry_encoding.Stamp) -> Write:
+        fields = entry_encoding.encode_fields(members, stamp)
         rule = self._encryption.rule_for(stream)
         if rule is not None:
             (fields,) = self._encryption.seal_all(stream, rule, (fields,))
@@ -265,7 +265,7 @@ class Publisher:
         self,
         stream: str,
         entries: Sequence[Mapping[str, Any]],
-        stamp: entry_codec.Stamp,
+        stamp: entry_encoding.Stamp,
         idempotency_key: str | None,
         owner: Principal | None,
         key_space: str | None,
@@ -280,7 +280,7 @@ class Publisher:
         if rule is None and idempotency_key is None:
             packed, more = pack_all(entries, stamp)
         else:
-            encoded, more = entry_codec.encode_all(entries, stamp), 0
+            encoded, more = entry_encoding.encode_all(entries, stamp), 0
             stored = encoded if rule is None else self._encryption.seal_all(stream, rule, encoded)
             packed = msgspec.msgpack.encode(stored)
         record = self._records.operands(
@@ -342,7 +342,7 @@ class Publisher:
         self,
         stream: str,
         entries: Sequence[Mapping[str, Any]],
-        stamp: entry_codec.Stamp,
+        stamp: entry_encoding.Stamp,
         *,
         idempotency_key: str,
         owner: Principal,

@@ -12,8 +12,8 @@ from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_errors import ServerReplied
-from redstreamd.streams import entry_codec, entry_decoding
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams import entry_decoding, entry_encoding
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome, select_entries
@@ -103,7 +103,7 @@ class Replies:
                 next_step="Call work_done for each of them, naming it in entry_ids.",
             )
         # Errors in the reply or its target are raised before anything is changed.
-        entry_codec.encode(reply, Stamp())
+        entry_encoding.encode(reply, Stamp())
         async with explain_errors(self._redis, lease.stream):
             entries = await self._redis.xrange(lease.stream, ids[0], ids[0], 1)
         stamp = entry_decoding.decode(entries[0].fields).stamp if entries else Stamp()
@@ -138,7 +138,7 @@ class Replies:
                     Stamp(
                         sender=lease.principal,
                         correlation_id=stamp.correlation_id,
-                        in_reply_to=entry_codec.request_name(lease.stream, ids[0], stamp),
+                        in_reply_to=entry_encoding.request_name(lease.stream, ids[0], stamp),
                     ),
                     idempotency_key=key,
                     key_space="reply",

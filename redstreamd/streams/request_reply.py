@@ -29,8 +29,8 @@ from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.durations import milliseconds
-from redstreamd.streams.entry_codec import Stamp, request_name
 from redstreamd.streams.entry_decoding import decode
+from redstreamd.streams.entry_encoding import Stamp, request_name
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.error_context import append_to_errors, appended, explain_errors

@@ -20,8 +20,8 @@ from redstreamd.policy.quotas import Quantity
 from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.entry_decoding import decode
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.entry_encryption import why_not_opened
 from redstreamd.streams.group_records import Creation
 from redstreamd.streams.name_listing import json_bytes

@@ -12,7 +12,7 @@ from msgspec import Meta
 from redstreamd.policy import Permission
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.durability import Confirmation, Durability
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.plans import Plan
 from redstreamd.streams.publishing import Added
 from redstreamd.tools import shared_arguments

@@ -16,8 +16,8 @@ from typing import Any, Final
 from redstreamd.encryption.encryption_rules import EncryptionRule, EncryptionRules
 from redstreamd.encryption.key_ring import Key, KeyRing
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams.entry_codec import Stamp, encode_all
 from redstreamd.streams.entry_decoding import decode_all
+from redstreamd.streams.entry_encoding import Stamp, encode_all
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.names import judged_by
 

@@ -20,8 +20,8 @@ from redstreamd.presentation.views import Views
 from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.settings import RecordsSettings, Settings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp, encode
 from redstreamd.streams.entry_decoding import decode
+from redstreamd.streams.entry_encoding import Stamp, encode
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_ids import join_cursor
 from redstreamd.streams.names import Kind, companion_key, judged_by

@@ -21,8 +21,8 @@ from redstreamd.encryption import opening, sealed_format, sealing
 from redstreamd.encryption.sealed_format import ENCRYPTED, TEXT_PREFIX, SealError, derived
 from redstreamd.encryption.sealing import Series
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams.entry_codec import Stamp, encode_fields
 from redstreamd.streams.entry_decoding import Decoded, decode
+from redstreamd.streams.entry_encoding import Stamp, encode_fields
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.failure_reasons import with_reasons
 from tests.support.json_values import json_objects, json_text

@@ -16,7 +16,7 @@ from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from tests.support.buses import KEY
 from tests.support.history import Add
 

@@ -18,7 +18,7 @@ from redstreamd.settings import Settings
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.durability import Confirmation, Durability
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.names import quarantine_of
 from redstreamd.streams.publishing import Added
 from tests.redisio.running import calls, running_connection, running_topology, through

@@ -14,7 +14,7 @@ import trio
 
 from redstreamd.errors import BusError, Code
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.quarantine import QuarantineAction, QuarantineOutcome
 from redstreamd.streams.take_values import Take

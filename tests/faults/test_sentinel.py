@@ -20,7 +20,7 @@ from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.durability import Durability
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from tests.faults.calling import by_bus
 from tests.redisio.running import calls
 from tests.support.buses import running_bus

@@ -18,7 +18,7 @@ from redstreamd.policy.rules import Rule
 from redstreamd.presentation.uris import stream_uri
 from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY

@@ -12,8 +12,8 @@ from redstreamd import strict_json
 from redstreamd.redisio.reply_parsing import RawEntry, entries
 from redstreamd.streams import reading
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp, encode_fields
 from redstreamd.streams.entry_decoding import decode
+from redstreamd.streams.entry_encoding import Stamp, encode_fields
 from redstreamd.streams.entry_pages import Batch
 from redstreamd.streams.filters import Filter
 from tests.support.buses import ON_REDIS

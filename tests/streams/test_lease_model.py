@@ -25,8 +25,8 @@ from hypothesis.stateful import (
 )
 
 from redstreamd.settings import LeasesSettings, Settings
-from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.entry_decoding import decode
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome

@@ -14,7 +14,7 @@ import pytest
 from redstreamd.errors import BusError, Code
 from redstreamd.settings import LimitsSettings, Settings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.lease_tokens import Lease
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.plans import run_plan

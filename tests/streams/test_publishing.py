@@ -10,7 +10,7 @@ import trio
 from redstreamd.errors import BusError, Code
 from redstreamd.settings import LeasesSettings, RecordsSettings, Settings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp, encode
+from redstreamd.streams.entry_encoding import Stamp, encode
 from redstreamd.streams.publishing import Added, KeyReused
 from tests.support.buses import running_bus
 from tests.support.calls import ME

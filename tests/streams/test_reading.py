@@ -19,7 +19,7 @@ from redstreamd.settings import Settings, StreamsSettings
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.reading import Page, Waited

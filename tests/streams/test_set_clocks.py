@@ -13,7 +13,7 @@ import trio
 
 from redstreamd.settings import LeasesSettings, Settings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.plans import run_plan

@@ -19,8 +19,8 @@ from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Target
 from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.entry_decoding import decode
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.reading import Waited
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.waiting import TaskSleeper, Told

@@ -13,7 +13,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.redisio import Role
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.take_values import Take
 from redstreamd.streams.waiting import TaskSleeper
 from redstreamd.streams.work import Work

@@ -12,8 +12,8 @@ from redstreamd.policy import Principal
 from redstreamd.redisio.target import Target
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
 from redstreamd.streams.entry_decoding import decode
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.take_values import Take

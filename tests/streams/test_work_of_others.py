@@ -10,7 +10,7 @@ from redstreamd.errors import BusError, Code
 from redstreamd.policy import Principal
 from redstreamd.settings import LimitsSettings, Settings
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.leases import Action, Outcome
 from redstreamd.streams.take_values import Take
 from redstreamd.streams.work import Work

@@ -14,7 +14,7 @@ import pytest
 
 from redstreamd.policy import Principal
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Tool

@@ -15,7 +15,7 @@ from redstreamd.presentation.entries import views
 from redstreamd.presentation.entry_lines import delivery_lines, encode_entries
 from redstreamd.presentation.truncation import encode_delivery, encode_page
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams.entry_codec import Stamp, encode
+from redstreamd.streams.entry_encoding import Stamp, encode
 from redstreamd.streams.entry_encryption import UnopenedEntry
 
 NAMES = ["type", "id", 'a"b', "é\u202e", "50%", "%s", "\\", ""]

@@ -13,7 +13,7 @@ from redstreamd.redisio.redis_errors import OutcomeUnknown
 from redstreamd.settings import LimitsSettings, Settings, StreamsSettings
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
-from redstreamd.streams.entry_codec import Stamp
+from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.entry_pages import Pages
 from redstreamd.streams.names import Kind, companion_key
 from tests.support.buses import running_bus

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams import entry_codec, entry_decoding
-from redstreamd.streams.entry_codec import MAX_MEMBERS, Stamp, encode
+from redstreamd.streams import entry_decoding, entry_encoding
 from redstreamd.streams.entry_decoding import decode
+from redstreamd.streams.entry_encoding import MAX_MEMBERS, Stamp, encode
 from redstreamd.streams.packed_entries import packed_add
 from redstreamd.strict_json import MAX_INTEGER
 from tests.support.json_values import json_objects, json_text, text
@@ -110,9 +110,9 @@ def test_a_name_of_megabytes_is_not_copied_for_each_value_below_it() -> None:
 
 
 def test_an_entry_has_a_bounded_number_of_members() -> None:
-    encode({str(n): "" for n in range(entry_codec.MAX_MEMBERS)}, Stamp())
+    encode({str(n): "" for n in range(entry_encoding.MAX_MEMBERS)}, Stamp())
     with pytest.raises(BusError) as refused:
-        encode({str(n): "" for n in range(entry_codec.MAX_MEMBERS + 1)}, Stamp())
+        encode({str(n): "" for n in range(entry_encoding.MAX_MEMBERS + 1)}, Stamp())
     assert refused.value.code is Code.TOO_LARGE
 
 
@@ -169,7 +169,7 @@ def test_redis_cli_sees_text_and_its_entries_are_read_as_text(redis: Server) -> 
 @given(st.lists(json_objects() | st.dictionaries(text(5), text(20)), min_size=1, max_size=5), text(5))
 def test_many_entries_are_encoded_as_each_of_them_is(entries: list[dict[str, Any]], reply_to: str) -> None:
     stamp = Stamp(sender="unix", reply_to=reply_to)
-    together = entry_codec.encode_all(entries, stamp)
+    together = entry_encoding.encode_all(entries, stamp)
     assert [[(name.encode(), value.encode()) for name, value in fields.items()] for fields in together] == [
         encode(entry, stamp) for entry in entries
     ]
@@ -186,7 +186,7 @@ def test_an_entry_that_is_refused_is_refused_among_others(odd: dict[str, Any]) -
     with pytest.raises(BusError) as alone:
         encode(odd, Stamp())
     with pytest.raises(BusError) as among_others:
-        entry_codec.encode_all([{"a": "b"}, odd], Stamp())
+        entry_encoding.encode_all([{"a": "b"}, odd], Stamp())
     assert str(among_others.value) == str(alone.value)
 
 
@@ -196,7 +196,7 @@ def test_members_of_any_kind_may_stand_beside_texts(odd: dict[str, Any]) -> None
     entries = [{"a": "b"}, odd]
     found = [
         decode([(n.encode(), v.encode()) for n, v in fields.items()])
-        for fields in entry_codec.encode_all(entries, stamp)
+        for fields in entry_encoding.encode_all(entries, stamp)
     ]
     assert [(each.members, each.stamp) for each in found] == [(entry, stamp) for entry in entries]
 
@@ -283,7 +283,7 @@ def test_a_packed_entry_has_the_fields_of_the_usual_form(
     packed = packed_add("orders:new", members, sender)
     assert (packed is not None) == is_packed
     if packed is not None:
-        fields = chain.from_iterable(entry_codec.encode_fields(members, Stamp(sender)).items())
+        fields = chain.from_iterable(entry_encoding.encode_fields(members, Stamp(sender)).items())
         args: Any = ("XADD", "orders:new", "*", *fields)
         assert packed.packed == hiredis.pack_command(args)
         assert packed.args == ("XADD", *(word.encode() for word in args[1:]))
@@ -294,5 +294,5 @@ def test_more_names_than_are_remembered_are_packed_as_before() -> None:
         members = {f"{round_}:{n}": str(n) for n in range(MAX_MEMBERS)}
         packed = packed_add("orders:new", members, "unix")
         assert packed is not None
-        fields = entry_codec.encode_fields(members, Stamp("unix"))
+        fields = entry_encoding.encode_fields(members, Stamp("unix"))
         assert packed.args[3:] == tuple(word.encode() for word in chain.from_iterable(fields.items()))
