@@ -22,7 +22,6 @@ class Reader(Protocol):
 
     account: Account
 
-    @property
     def is_free(self) -> bool:
         """Whether it would read when something arrives: it does not wait for a turn, and no task has it."""
         ...
@@ -62,6 +61,8 @@ class Arrivals:
 
     def watch(self, descriptor: int, server: Server) -> None:
         """Look whether replies have arrived there, until `forget`."""
+        # Who had the descriptor may have been light.
+        self.light.pop(descriptor, None)
         self.servers[descriptor] = server
         self._poll.register(descriptor, select.POLLIN)
 
@@ -83,6 +84,12 @@ class Arrivals:
                 self._poll.unregister(oldest)
             self._poll.register(descriptor, select.POLLIN)
         light[descriptor] = None
+
+    def expect_none(self, descriptor: int) -> None:
+        """Look there no more for a message: the connection is closed, or about to be."""
+        if descriptor in self.light:
+            del self.light[descriptor]
+            self._poll.unregister(descriptor)
 
     def look(self, *, replies: bool) -> list[int]:
         """Return the descriptors at which something has arrived; of servers only if `replies`."""

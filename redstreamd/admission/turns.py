@@ -220,7 +220,8 @@ class Turns(trio.abc.Instrument):
             return True
         left = self._turn - (time.thread_time() - self._ran)
         if left > 0:
-            self.ends = self._turn_ends = now + left
+            self._turn_ends = now + left
+            self.ends = min(now + _LOOK_SECONDS, self._turn_ends) if self.arrivals.light else self._turn_ends
             return False
         # For the rest of this pass.
         self.ends = self._turn_ends = -math.inf
@@ -240,7 +241,7 @@ class Turns(trio.abc.Instrument):
         for descriptor in found:
             reader = readers.get(descriptor)
             # It may be another's by now.
-            if reader is not None and reader.is_free and self._may_pass(reader.account, descriptor):
+            if reader is not None and reader.is_free() and self._may_pass(reader.account, descriptor):
                 self.work_for(reader.account)
                 reader.read()
                 has_read = True
@@ -254,6 +255,8 @@ class Turns(trio.abc.Instrument):
             server_found = servers.get(descriptor)
             if server_found is not None:
                 server_found.take_replies()
+        # Not at once: a server whose replies cannot be handled now would be found again and again.
+        self.ends = min(time.perf_counter() + _LOOK_SECONDS, self._turn_ends)
 
     def _may_pass(self, account: Account, descriptor: int) -> bool:
         return self.let_pass(account.parent or account, descriptor)
@@ -290,6 +293,7 @@ class Turns(trio.abc.Instrument):
         now = time.perf_counter()
         if now >= self.ends and self._look():
             self._take_up()
+            self.work_for(account)
         must_wait = self.waiting.count > 0 or (now >= self.ends and self.is_over())
         # Whoever got little may read one message at once.
         is_first = (must_wait or self.is_shared) and self._may_pass(account, descriptor)

@@ -77,6 +77,7 @@ class Parts(msgspec.Struct, frozen=True):
         memory_pressure: Gives memory back when it is short.
         call_log: The audit and the access log.
         calls: Counts the calls of tools.
+        ended_calls: Tells both of calls that ended.
         ranking: Finds the streams with most to do; a supervised child runs it.
         survey: Takes their figures.
         keys: The keys and the rules of encryption.
@@ -100,6 +101,7 @@ class Parts(msgspec.Struct, frozen=True):
     memory_pressure: MemoryPressure
     call_log: CallLog
     calls: CallCounts
+    ended_calls: EndedCalls
     ranking: Ranking
     survey: StreamSurvey
     keys: KeysInForce
@@ -188,6 +190,7 @@ def build_parts(settings: Settings, resources: AsyncExitStack, log: ProcessLog) 
         memory_pressure,
         call_log,
         calls,
+        ended,
         ranking,
         StreamSurvey(bus.redis, ranking, bus.sampler, max_groups=settings.metrics.max_groups),
         keys,

@@ -75,6 +75,8 @@ def _log(running: Running, settings: Settings) -> None:
 
 
 def _access_log(running: Running, settings: Settings) -> None:
+    # What ended before is told as it was to be, and the next that ends asks again.
+    running.parts.ended_calls.tell()
     running.parts.call_log.records_access = settings.daemon.access_log
 
 

@@ -77,8 +77,13 @@ class LineSplitter:
         """Apply another limit from the next bytes on."""
         self._max_line_bytes = max_line_bytes
 
-    def feed(self, data: bytes) -> None:
-        """Add bytes; linear in their number, however they are divided."""
+    def feed(self, data: bytes, *, keep_blank: bool = False) -> None:
+        """Add bytes; linear in their number, however they are divided.
+
+        Args:
+            data: The bytes.
+            keep_blank: Whether all blank lines are kept, because lines are counted.
+        """
         if self._is_skipping:
             begin = data.find(b"\n") + 1
             if not begin:
@@ -97,7 +102,9 @@ class LineSplitter:
                 end = data.find(b"\n", begin)
             left = data[begin:] if begin else data
             lines += (left,) if end < 0 else left.split(b"\n")
-        if len(lines) > _MANY_LINES and len(lines) > len(data) // _NO_MESSAGE_BYTES:
+        is_of_blanks = len(lines) > _MANY_LINES and len(lines) > len(data) // _NO_MESSAGE_BYTES
+        # Not what may have a line that is too long.
+        if is_of_blanks and not keep_blank and len(data) <= most:
             lines = _BLANK_LINES.sub(b"\n", data).split(b"\n")
         rest = lines.pop()
         if lines:
@@ -211,7 +218,7 @@ class LineSplitter:
 
     def resume(self, unread: bytes, long_lines: Iterable[int]) -> None:
         """Continue another splitter, from its `unread` and `long_lines`; this one is new."""
-        self.feed(unread)
+        self.feed(unread, keep_blank=True)
         for place in long_lines:
             if place == 0:
                 self._is_skipping = True

@@ -261,7 +261,9 @@ def structure_error(line: bytes, limits: Limits) -> str | None:
         # A byte counts as three values at most.
         if nesting <= limits.max_nesting and (
             3 * len(line) <= limits.max_values
-            or 3 * (openings + line.count(b":")) + line.count(b",") + line.count(b"\\") <= limits.max_values
+            # The last is for the digits of long numbers.
+            or 3 * (openings + line.count(b":")) + line.count(b",") + line.count(b"\\") + len(line) // 16
+            <= limits.max_values
         ):
             return None
     # An exact count, which ignores what is inside strings.

@@ -158,7 +158,6 @@ class Reader:
         else:
             self._wake(outcome.Value(data != b""))
 
-    @property
     def is_free(self) -> bool:
         """Whether it would read when something arrives: it does not wait for a turn, and its task sleeps."""
         return self.task is not None and not self._is_queued
@@ -215,6 +214,7 @@ class Readers:
     def forget(self, reader: Reader) -> None:
         """Watch the descriptor of a reader no more."""
         del self._by_descriptor[reader.descriptor]
+        self.turns.arrivals.expect_none(reader.descriptor)
         self.epoll.unregister(reader.descriptor)
 
     async def run(self) -> None:
@@ -229,8 +229,8 @@ class Readers:
                 for descriptor, _ in self.epoll.poll(0, max(1, len(by_descriptor))):
                     reader = by_descriptor.get(descriptor)
                     # Else it has ended because of what another one has read, or its task does not sleep: it
-                    # is armed when that wants more.
-                    if reader is None or reader.task is None:
+                    # is armed when that wants more. Or it has read already, and waits for a turn.
+                    if reader is None or not reader.is_free():
                         continue
                     # Who waits pays for its own way into the queue; those of one process pay together.
                     account = reader.account
@@ -240,7 +240,10 @@ class Readers:
                         reader.queue()
                         continue
                     turns.work_for(account)
-                    if turns.may_begin(account, descriptor):
+                    may_begin = turns.may_begin(account, descriptor)
+                    if not reader.is_free():
+                        continue
+                    if may_begin:
                         reader.read()
                     else:
                         waits = account.parent

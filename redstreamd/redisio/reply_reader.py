@@ -24,6 +24,8 @@ from redstreamd.redisio.traffic import Traffic
 from redstreamd.stream_io import descriptor, receiver, write_answers
 
 _RECEIVE_BYTES: Final = 64 * 1024
+#: The same within a pass, where nothing else is done until all of it is handled: some 150 small replies.
+_TAKEN_UP_BYTES: Final = 4 * 1024
 _PUSH: Final = hiredis.PushNotification
 
 
@@ -147,7 +149,7 @@ class ReplyReader:
         if self._replies or self._is_over:
             return
         try:
-            data = os.read(self._descriptor(), _RECEIVE_BYTES)
+            data = os.read(self._descriptor(), _TAKEN_UP_BYTES)
         except BlockingIOError:
             return
         except OSError as error:

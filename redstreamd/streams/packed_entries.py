@@ -108,7 +108,7 @@ def _learn(stream: str, members: Mapping[str, Any], sender: str) -> bool:
     return (
         _remember(_OPENING, stream, _word("XADD") + _word(stream) + _word("*"))
         and all(
-            type(value) in (str, int)
+            (type(value) is str or (type(value) is int and abs(value) <= MAX_INTEGER))
             and _remember(_NAME, name, _word(_escaped(name)))
             and _remember(_SIZE, size := len(str(value)), f"\r\n${size}\r\n")
             for name, value in members.items()

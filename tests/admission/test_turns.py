@@ -204,7 +204,10 @@ class _Reader:
 
     def __init__(self, account: Account, source: socket.socket, done: list[str]) -> None:
         self.account, self.source, self.done = account, source, done
-        self.is_free = True
+        self.has_task = False
+
+    def is_free(self) -> bool:
+        return not self.has_task
 
     def read(self) -> None:
         self.done.append("read " + self.source.recv(100).decode())
@@ -267,7 +270,7 @@ async def test_what_arrives_for_who_got_little_is_taken_up_in_the_turn_of_others
 
         def while_a_task_has_it() -> None:
             passes.add(turn.now)
-            reader.is_free = False
+            reader.has_task = True
             theirs.send(b"another message")
             server.send(b"another")
 
