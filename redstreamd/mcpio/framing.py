@@ -103,8 +103,8 @@ class LineSplitter:
             left = data[begin:] if begin else data
             lines += (left,) if end < 0 else left.split(b"\n")
         is_of_blanks = len(lines) > _MANY_LINES and len(lines) > len(data) // _NO_MESSAGE_BYTES
-        # Not what may have a line that is too long.
-        if is_of_blanks and not keep_blank and len(data) <= most:
+        if is_of_blanks and not keep_blank:
+            # One of them that is too long is no loss, either.
             lines = _BLANK_LINES.sub(b"\n", data).split(b"\n")
         rest = lines.pop()
         if lines:

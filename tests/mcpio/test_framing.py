@@ -145,6 +145,18 @@ def test_what_is_unread_lets_another_splitter_go_on(before: str, taken: int, aft
     assert rest_of(second) == rest_of(reference)
 
 
+@given(st.lists(st.sampled_from([b"\n" * 100, b" \n" * 60, b"{}\n", b"x" * (LIMIT + 1) + b"\n"]), max_size=9))
+def test_which_lines_were_too_long_is_handed_over_whatever_blank_ones_there_are(pieces: list[bytes]) -> None:
+    first, second = LineSplitter(LIMIT), LineSplitter(LIMIT)
+    for piece in pieces:
+        first.feed(piece)
+    second.resume(first.unread(), first.long_lines())
+    assert lines(second) == lines(first)
+    assert [isinstance(line, LongLine) for line in second.lines] == [
+        isinstance(line, LongLine) for line in first.lines
+    ]
+
+
 class CountedSearches(bytes):
     """Bytes that count how often something is looked for in them."""
 

@@ -20,8 +20,10 @@ from redstreamd.mcpio.jsonrpc import (
     Rejection,
     Request,
     Response,
+    structure_error,
 )
 from redstreamd.mcpio.limits import Limits
+from redstreamd.strict_json import measure_structure
 from tests.support.measured import measured
 
 LIMITS = Limits()
@@ -415,6 +417,13 @@ def test_long_numbers_cost_what_their_digits_do(number: str, count: int, *, is_a
     message = decode(line)
     assert isinstance(message, Request) == is_allowed
     assert is_allowed or (isinstance(message, Rejection) and "digits" in message.message)
+
+
+def test_digits_cost_as_much_in_a_short_message() -> None:
+    line = b'{"jsonrpc":"2.0","id":1,"method":"a","params":{"n":' + b"1" * 4_000 + b"}}"
+    least = next(each for each in range(1, 400) if structure_error(line, Limits(max_values=each)) is None)
+    assert least == measure_structure(line, 1_000)[0]
+    assert least > 240
 
 
 def test_a_list_of_many_objects_is_not_looked_at_closely(monkeypatch: pytest.MonkeyPatch) -> None:
