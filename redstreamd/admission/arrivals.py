@@ -38,8 +38,8 @@ class Server(Protocol):
         """Send what is queued; must not block or raise."""
         ...
 
-    def take_replies(self) -> None:
-        """Handle the replies that have arrived, if any; must not block or raise."""
+    def take_replies(self) -> bool:
+        """Handle the replies that have arrived; False if they cannot be now. Must not block or raise."""
         ...
 
 

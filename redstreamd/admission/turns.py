@@ -254,9 +254,10 @@ class Turns(trio.abc.Instrument):
         for descriptor in found:
             server_found = servers.get(descriptor)
             if server_found is not None:
-                server_found.take_replies()
-        # Not at once: a server whose replies cannot be handled now would be found again and again.
-        self.ends = min(time.perf_counter() + _LOOK_SECONDS, self._turn_ends)
+                has_read |= server_found.take_replies()
+        if not has_read:
+            # A server whose replies cannot be handled now would be found again and again.
+            self.ends = min(time.perf_counter() + _LOOK_SECONDS, self._turn_ends)
 
     def _may_pass(self, account: Account, descriptor: int) -> bool:
         return self.let_pass(account.parent or account, descriptor)

@@ -143,23 +143,24 @@ class ReplyReader:
             if watched >= 0:
                 arrivals.forget(watched)
 
-    def take_replies(self) -> None:
-        """Handle the replies that have arrived, if any."""
+    def take_replies(self) -> bool:
+        """Handle the replies that have arrived; False if its task has them, or ends."""
         # Else the task is at those that came before.
         if self._replies or self._is_over:
-            return
+            return False
         try:
             data = os.read(self._descriptor(), _TAKEN_UP_BYTES)
         except BlockingIOError:
-            return
+            return True
         except OSError as error:
             broken = trio.BrokenResourceError(f"reading failed: {error}")
             broken.__cause__ = error
             self._end(Broken(broken))
-            return
+            return True
         self._take(data)
         while self._replies:
             self._give()
+        return True
 
     def _take(self, data: bytes) -> None:
         """Decode what was received, and begin to give replies to those who asked."""

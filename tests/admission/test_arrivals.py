@@ -15,8 +15,9 @@ class _Server:
     def send_now(self) -> None:
         """Send nothing."""
 
-    def take_replies(self) -> None:
+    def take_replies(self) -> bool:
         """Have none."""
+        return False
 
 
 @pytest.fixture

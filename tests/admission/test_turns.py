@@ -224,8 +224,9 @@ class _Server:
         assert turns().account is None
         self.done.append("send")
 
-    def take_replies(self) -> None:
+    def take_replies(self) -> bool:
         self.done.append("reply " + self.source.recv(100).decode())
+        return True
 
 
 class _Greedy:
@@ -290,3 +291,52 @@ async def test_what_arrives_for_who_got_little_is_taken_up_in_the_turn_of_others
         *("others", "reply another"),
     ]
     assert len(passes) == 1
+
+
+class _Busy(_Server):
+    """A server whose replies cannot be handled now."""
+
+    def take_replies(self) -> bool:
+        self.done.append("replies")
+        return False
+
+
+async def test_a_server_that_cannot_handle_its_replies_keeps_nobody_from_their_turns(
+    turns_clock: TurnsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TURN_SECONDS", "LIGHT_TURN_SECONDS", "LONE_TURN_SECONDS", "_LIGHT_SECONDS"):
+        monkeypatch.setattr(f"redstreamd.admission.turns.{name}", 600.0)
+    accounts, turn, done = Accounts(), turns(), list[str]()
+    greedy, light = connection(accounts, 1), connection(accounts, 2)
+    assert greedy.parent is not None
+    assert light.parent is not None
+    over = trio.Event()
+
+    class Work:
+        left = 100
+
+        def read(self) -> None:
+            turns_clock.now += 0.0001
+            Work.left -= 1
+            done.append("work")
+            if Work.left:
+                turn.queue(greedy, (self, 0.0))
+            else:
+                over.set()
+
+    with contextlib.ExitStack() as stack:
+        ours, theirs, to_server, server = (
+            each for _ in range(2) for each in map(stack.enter_context, socket.socketpair())
+        )
+        turn.arrivals.watch(to_server.fileno(), _Busy(to_server, done))
+        stack.callback(turn.arrivals.forget, to_server.fileno())
+        greedy.charge(1.0, 0.0)
+        await turn.turn(greedy, 0.0)
+        assert turn.let_pass(light.parent, ours.fileno())
+        server.send(b"replies")
+        await trio.testing.wait_all_tasks_blocked()
+        turn.queue(greedy, (Work(), 0.0))
+        await over.wait()
+        assert theirs.fileno() >= 0
+    # It is looked each 0.4 ms of the 10 that the work takes, and when a turn begins.
+    assert 0 < done.count("replies") <= 30
