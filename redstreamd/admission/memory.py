@@ -125,7 +125,9 @@ class Memory:
                 for account in heapq.nlargest(_CONNECTIONS, connections, key=_bytes_of):
                     if not self.is_exceeded:
                         return
-                    self._holders[account].give_back()
+                    # None: clients that are not opened yet, which hold nothing.
+                    if (holder := self._holders.get(account)) is not None:
+                        holder.give_back()
         finally:
             self._is_reclaiming = False
 

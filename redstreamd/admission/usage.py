@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from redstreamd.admission.accounts import RECENT_SECONDS, Account, Accounts, Level
+from redstreamd.admission.accounts import RECENT_SECONDS, Account, Accounts, Held, Level
 
 #: How many are named.
 _NAMED: Final = 5
@@ -71,7 +71,7 @@ def _busy(process: Account, now: float) -> Busy:
         principal.name,
         user.name,
         process.name,
-        len(process.members),
+        process.held[Held.CONNECTIONS],
         round(process.used(now) / RECENT_SECONDS, 4),
         process.under_way(),
         process.queued,

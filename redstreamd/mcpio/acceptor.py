@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import secrets
 import sys
 import time
@@ -23,6 +24,7 @@ from redstreamd.admission.accounts import Accounts, Held, Peer
 from redstreamd.admission.memory import Memory
 from redstreamd.admission.usage import Usage, usage
 from redstreamd.errors.remedies import setting
+from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.authentication import Authentication
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_bounds import ConnectionBounds
@@ -39,7 +41,7 @@ from redstreamd.mcpio.connection_events import (
 from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.mcpio.kernels import Kernels, TakeCall
 from redstreamd.mcpio.limits import Limits
-from redstreamd.mcpio.newcomers import IsStatusRequest, Newcomers
+from redstreamd.mcpio.newcomers import MAX_MESSAGE_BYTES, IsStatusRequest, Newcomers
 from redstreamd.mcpio.peers import Holder, described, peer_of, top_holders, user_principal
 from redstreamd.mcpio.served_connection import ServedConnection
 from redstreamd.mcpio.served_listener import ServedListener, has_waiting, notice_vanishing, take_waiting
@@ -68,8 +70,8 @@ class AcceptorStatistics(msgspec.Struct, frozen=True):
     """A snapshot of an acceptor.
 
     Attributes:
-        connections: Connections that are open now.
-        accepted: Connections accepted so far.
+        connections: Connections that are open now, or wait to be opened.
+        accepted: Connections accepted so far, but for those that were rejected.
         refused: Connections rejected so far, because as many were open as may be.
         crashed: Connections ended so far by an exception that is a defect.
         requests_in_flight: Requests in flight now, over all connections.
@@ -141,8 +143,8 @@ class Acceptor:
                 bounds, too; None for no request.
             spare_descriptors: How many are kept, to tell clients that there are no more.
             on_event: Called with each event.
-            on_connections: Called with the number of open connections when it changes, and whether these
-                are as many as may be.
+            on_connections: Called with the number of connections, see `AcceptorStatistics`, when it changes,
+                and whether these are as many as may be.
         """
         self._listeners = tuple(listeners)
         self._kernels = kernels
@@ -159,7 +161,7 @@ class Acceptor:
         self._memory = memory or Memory(self._accounts, self._limits.max_memory_bytes)
         self._holders: tuple[tuple[Peer, int], ...] = ()
         self._holders_at = -HOLDERS_SECONDS
-        self._unopened = UnopenedClients(self._accounts)
+        self._unopened = UnopenedClients(self._accounts, on_change=self._tell_connections)
         self._spares = SpareDescriptors(spare_descriptors)
         self._authentication = Authentication(self._limits, report=self._report)
         self._room = room or (lambda: sys.maxsize)
@@ -168,6 +170,7 @@ class Acceptor:
             self._limits,
             self._accounts,
             self._connections,
+            self._unopened,
             room=self._room_left if self._is_protected else self._room,
             spares=self._spares,
             quotas=quotas,
@@ -179,8 +182,7 @@ class Acceptor:
             report=self._report,
         )
         self._draining = False
-        self._accepted = 0
-        self._crashed = 0
+        self._accepted = self._refused = self._crashed = 0
 
     def reconfigure(self, limits: Limits) -> None:
         """Apply other limits, from the next message and connection on; open connections stay open."""
@@ -192,9 +194,9 @@ class Acceptor:
     def statistics(self) -> AcceptorStatistics:
         """Return a snapshot."""
         return AcceptorStatistics(
-            connections=len(self._connections),
+            connections=self._count,
             accepted=self._accepted,
-            refused=self._newcomers.refused,
+            refused=self._refused + self._newcomers.refused,
             crashed=self._crashed + self._newcomers.crashed + self._authentication.crashed,
             requests_in_flight=sum(each.statistics().requests_in_flight for each in self._connections),
             limit=self._bounds.limit,
@@ -205,6 +207,10 @@ class Acceptor:
             held_bytes=self._accounts.all.held[Held.BYTES],
             max_held_bytes=self._memory.max_bytes,
         )
+
+    @property
+    def _count(self) -> int:
+        return len(self._connections) + len(self._unopened)
 
     def _room_left(self) -> int:
         """Return for how many connections there are descriptors; over TLS one takes two more."""
@@ -225,19 +231,22 @@ class Acceptor:
         try:
             with self._newcomers, self._spares:
                 async with trio.open_nursery() as nursery:
-                    if self._draining:
-                        self._accepting.cancel()
-                    with self._accepting:
-                        async with trio.open_nursery() as accepting:
-                            for served in self._listeners:
-                                accepting.start_soon(self._accept, served, nursery)
-                            task_status.started()
-                    self._unopened.begin_all()
-                    if self._draining:
-                        await self._accept_waiting(nursery)
-                    self._stopped.set()
+                    try:
+                        if self._draining:
+                            self._accepting.cancel()
+                        with self._accepting:
+                            async with trio.open_nursery() as accepting:
+                                for served in self._listeners:
+                                    accepting.start_soon(self._accept, served, nursery)
+                                task_status.started()
+                        self._unopened.begin_all()
+                        if self._draining:
+                            await self._accept_waiting(nursery)
+                        self._stopped.set()
+                    finally:
+                        # Once `nursery` has ended none could be opened.
+                        self._unopened.close()
         finally:
-            self._unopened.close()
             self._stopped.set()
 
     async def drain(self, timeout_seconds: float) -> bool:
@@ -336,25 +345,51 @@ class Acceptor:
         bound = self._bounds.first_reached(principal, peer, most_of_peer)
         if bound is None:
             begin = partial(self._start_connection, stream, served, principal, peer, nursery)
-            self._unopened.add(stream, principal, peer, begin, at_once=self._draining)
+            refuse = partial(self._turn_away, stream, served, principal)
+            self._accepted += 1
+            self._unopened.add(stream, principal, peer, begin, refuse=refuse, at_once=self._draining)
             return
 
         def take_over(received: bytes) -> bool:
             # A connection that is opened now would not be drained.
             if self._draining or not self._bounds.find_place(principal, peer, most_of_peer):
                 return False
+            self._accepted += 1
             self._start_connection(stream, served, principal, peer, nursery, received)
             return True
 
         def refused() -> None:
-            limit = self._bounds.limit_of(bound, principal, most_of_peer)
-            self._report(ConnectionRejected(principal, limit, bound, self._most_holders()))
+            self._report_rejected(principal, bound, most_of_peer)
 
         message = self._bounds.refusal(bound, principal)
         answer = None if opens is None else partial(opens.refusal, message, is_temporary=True)
         await self._newcomers.admit(
             stream, principal, message, nursery, take_over=take_over, on_refused=refused, answer=answer
         )
+
+    def _turn_away(
+        self, stream: trio.SocketStream, served: ServedListener, principal: Principal, bound: Bound, why: str
+    ) -> None:
+        """Tell a client that was not opened that another one has its place, and close it."""
+        self._refused += 1
+        self._report_rejected(principal, bound)
+        if served.opens is None:
+            error = jsonrpc.error(None, jsonrpc.NOT_NOW, why)
+        else:
+            error = served.opens.refusal(why, is_temporary=True)
+        # An OSError: the client has gone. Unread input would reset the connection.
+        with contextlib.suppress(OSError):
+            os.write(stream.socket.fileno(), error)
+            os.read(stream.socket.fileno(), MAX_MESSAGE_BYTES)
+        self._close(stream)
+
+    def _close(self, stream: trio.SocketStream) -> None:
+        stream.socket.close()
+        self._authentication.closed(stream)
+
+    def _report_rejected(self, principal: Principal, bound: Bound, most_of_peer: int | None = None) -> None:
+        limit = self._bounds.limit_of(bound, principal, most_of_peer)
+        self._report(ConnectionRejected(principal, limit, bound, self._most_holders()))
 
     def _most_holders(self) -> tuple[tuple[Peer, int], ...]:
         now = trio.current_time()
@@ -371,30 +406,43 @@ class Acceptor:
         nursery: trio.Nursery,
         received: bytes = b"",
     ) -> None:
-        self._accepted += 1
-        connection: ServedConnection
+        try:
+            connection = self._opened(stream, served, principal, peer, received)
+            nursery.start_soon(self._serve, connection, stream, principal)
+        except Exception as crash:  # noqa: BLE001 - any exception is a defect, and touches nobody else
+            self._crashed += 1
+            self._report(ConnectionCrashed(secrets.token_hex(8), principal, crash))
+            self._close(stream)
+        else:
+            self._connections.add(connection)
+            self._bounds.idlest.add(connection)
+        self._tell_connections()
+
+    def _opened(
+        self,
+        stream: trio.SocketStream,
+        served: ServedListener,
+        principal: Principal,
+        peer: Peer,
+        received: bytes,
+    ) -> ServedConnection:
         if served.opens is not None:
-            connection = served.opens(
+            return served.opens(
                 stream, principal=principal, socket=served.address, peer=peer, received=received
             )
-        else:
-            connection = ClientConnection(
-                stream,
-                self._kernels,
-                principal=principal,
-                socket=served.address,
-                direct_path=self._direct_path,
-                limits=self._limits,
-                state=ConnectionState(secrets.token_hex(8), unread=received) if received else None,
-                peer=peer,
-                accounts=self._accounts,
-                memory=self._memory,
-                on_event=self._report,
-            )
-        self._connections.add(connection)
-        self._tell_connections()
-        self._bounds.idlest.add(connection)
-        nursery.start_soon(self._serve, connection, stream, principal)
+        return ClientConnection(
+            stream,
+            self._kernels,
+            principal=principal,
+            socket=served.address,
+            direct_path=self._direct_path,
+            limits=self._limits,
+            state=ConnectionState(secrets.token_hex(8), unread=received) if received else None,
+            peer=peer,
+            accounts=self._accounts,
+            memory=self._memory,
+            on_event=self._report,
+        )
 
     async def _serve(
         self, connection: ServedConnection, stream: trio.SocketStream, principal: Principal
@@ -413,5 +461,5 @@ class Acceptor:
 
     def _tell_connections(self) -> None:
         if self._on_connections is not None:
-            count = len(self._connections)
+            count = self._count
             self._on_connections(count, count >= self._bounds.limit)

@@ -15,6 +15,7 @@ from redstreamd.mcpio.idlest import Idlest
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.served_connection import ServedConnection
 from redstreamd.mcpio.spare_descriptors import SpareDescriptors
+from redstreamd.mcpio.unopened_clients import UnopenedClients
 from redstreamd.policy import Principal
 from redstreamd.policy.quotas import Most, Quantity, Quotas
 
@@ -31,6 +32,7 @@ class ConnectionBounds:
         limits: Limits,
         accounts: Accounts,
         open_connections: Collection[ServedConnection],
+        unopened: UnopenedClients,
         *,
         room: Callable[[], int],
         spares: SpareDescriptors,
@@ -42,6 +44,7 @@ class ConnectionBounds:
             limits: The bounds, and how many connections may be closing at a time.
             accounts: Count the connections, but for those that gave way.
             open_connections: All, those that are closing included.
+            unopened: Those that wait to be opened, which are counted, too.
             room: Returns for how many connections there are descriptors.
             spares: Descriptors in reserve.
             quotas: How many of them a principal may have; None: as many as in all.
@@ -50,6 +53,7 @@ class ConnectionBounds:
         self._limits = limits
         self._accounts = accounts
         self._open = open_connections
+        self._unopened = unopened
         self._room = room
         self._spares = spares
         self._quotas = quotas or Quotas()
@@ -119,15 +123,20 @@ class ConnectionBounds:
         within = self._accounts.all
         if bound is Bound.PRINCIPAL:
             within = within.members[principal.name]
-        # Those that are closing have descriptors for up to a second, as newcomers have.
-        closing = len(self._open) - self._accounts.all.held[Held.CONNECTIONS]
         process = gives_way(within, Held.CONNECTIONS, names_of(principal, peer))
-        if process is None or closing >= self._limits.max_newcomers:
+        if process is None:
+            return False
+        why = self._why_closed(bound, principal)
+        if self._unopened.give_way(process, bound, why):
+            return True
+        # Those that are closing have descriptors for up to a second, as newcomers have.
+        closing = len(self._open) + len(self._unopened) - self._accounts.all.held[Held.CONNECTIONS]
+        if closing >= self._limits.max_newcomers:
             return False
         connection = self.idlest.take(process)
         if connection is None:
             return False
-        connection.give_way(self._why_closed(bound, principal))
+        connection.give_way(why)
         return True
 
     def refusal(self, bound: Bound, principal: Principal) -> str:

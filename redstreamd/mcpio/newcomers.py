@@ -319,7 +319,9 @@ class Newcomers:
             return False
         newcomer.is_taken_over = True
         if self._waiting.pop(newcomer.descriptor, None) is not None:
-            self._epoll.unregister(newcomer.descriptor)
+            # An OSError: a defect kept it from being opened, and it is closed.
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(newcomer.descriptor)
         self._left.unpark_all()
         return True
 

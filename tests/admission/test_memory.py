@@ -112,3 +112,12 @@ def test_what_a_closed_connection_held_is_free_again() -> None:
     assert bus.accounts.all.held[Held.BYTES] == 0
     second.share.hold(900)
     assert second.asked == 0
+
+
+def test_a_client_that_is_not_opened_yet_is_not_asked() -> None:
+    bus = Bus()
+    client = bus.client()
+    bus.accounts.open(AGENTS, Peer(uid=1000, pid=1), "unopened")
+    # Half of it is still more than the budget.
+    client.share.hold(5_000)
+    assert client.asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import socket
@@ -15,11 +16,13 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.admission.accounts import Peer
+from redstreamd.admission.accounts import Held, Peer
+from redstreamd.admission.turns import turns
 from redstreamd.errors.defects import Defect
-from redstreamd.mcpio import jsonrpc
+from redstreamd.mcpio import jsonrpc, unopened_clients
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.client_connection import ClientConnection
+from redstreamd.mcpio.connection_bounds import ConnectionBounds
 from redstreamd.mcpio.connection_events import (
     AcceptPaused,
     AcceptResumed,
@@ -199,6 +202,41 @@ async def test_a_defect_in_one_connection_touches_no_other(
     assert service.acceptor.statistics().crashed == 1
     async with raw_client(service.path, initialize=True) as newcomer:
         assert "result" in await newcomer.call_tool("echo")
+
+
+@pytest.mark.parametrize("when", ["at once", "when it is its turn", "in the place of another"])
+async def test_a_defect_in_opening_a_connection_touches_no_other(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(*_args: object, **_more: object) -> None:
+        raise OSError("a defect of ours")
+
+    async with (
+        serving(Limits(max_connections=1 if when == "in the place of another" else 10)) as service,
+        raw_client(service.path, initialize=True) as other,
+    ):
+        places = service.acceptor._accounts.all.held
+        if when == "when it is its turn":
+            turn = turns()
+            monkeypatch.setattr(turn, "is_over", lambda: True)
+            monkeypatch.setattr(unopened_clients.time, "perf_counter", lambda: math.inf)
+        elif when == "in the place of another":
+            monkeypatch.setattr(ConnectionBounds, "find_place", lambda *_args: True)
+        with monkeypatch.context() as broken:
+            broken.setattr("redstreamd.mcpio.acceptor.ClientConnection", break_down)
+            async with raw_client(service.path) as victim:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await victim.send(victim.request("server/discover"))
+                    assert await victim.receive_rest() == []
+        monkeypatch.undo()
+        (crash,) = service.reported(ConnectionCrashed)
+        assert str(crash.exception) == "a defect of ours"
+        statistics = service.acceptor.statistics()
+        assert (statistics.crashed, statistics.connections, places[Held.CONNECTIONS]) == (1, 1, 1)
+        assert "result" in await other.call_tool("echo")
+        if when != "in the place of another":
+            async with raw_client(service.path, initialize=True) as newcomer:
+                assert "result" in await newcomer.call_tool("echo")
 
 
 async def test_a_defect_during_cancellation_is_reported_and_the_cancellation_goes_on(

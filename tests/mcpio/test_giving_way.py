@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import attrs
+import pytest
 import trio
 
+from redstreamd.admission.accounts import Account
+from redstreamd.admission.turns import Place
+from redstreamd.mcpio import unopened_clients
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.connection_events import (
     Bound,
@@ -41,6 +46,7 @@ class Service:
     events: list[Event]
     stack: contextlib.AsyncExitStack
     most: int
+    told: list[tuple[int, bool]]
 
     async def connect(
         self, source: str, port: int = 0, *, initialize: bool = True, era: EraName = "handshake"
@@ -48,6 +54,13 @@ class Service:
         """Connect a client from an address."""
         stream = await trio.open_tcp_stream("127.0.0.1", self.ports[port], local_address=source)
         return await self.stack.enter_async_context(raw_client(stream, initialize=initialize, era=era))
+
+    async def full(self) -> None:
+        """Return once there are as many connections as may be."""
+        while True:
+            if self.acceptor.statistics().full is not None:
+                return
+            await trio.sleep(0.01)
 
     async def closed(self, number: int) -> list[ConnectionClosed]:
         """Return the connections that gave way, once they are so many and have closed."""
@@ -64,7 +77,7 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def serving(limits: Limits, quotas: Quotas | None = None) -> AsyncIterator[Service]:
-    tools, events = Tools(), list[Event]()
+    tools, events, told = Tools(), list[Event](), list[tuple[int, bool]]()
     (first,) = await open_tcp_listeners("127.0.0.1", 0)
     (second,) = await open_tcp_listeners("127.0.0.1", 0)
     async with first, second:
@@ -78,11 +91,12 @@ async def serving(limits: Limits, quotas: Quotas | None = None) -> AsyncIterator
             quotas=quotas,
             is_status_request=lambda request: request.method == "tools/list",
             on_event=events.append,
+            on_connections=lambda count, is_full: told.append((count, is_full)),
         )
         async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
             await nursery.start(acceptor.run)
             ports = [each.socket.getsockname()[1] for each in (first, second)]
-            yield Service(acceptor, ports, tools, events, stack, limits.max_connections)
+            yield Service(acceptor, ports, tools, events, stack, limits.max_connections, told)
             nursery.cancel_scope.cancel()
 
 
@@ -238,3 +252,61 @@ async def test_a_place_that_has_become_free_is_given_to_a_newcomer_that_waits() 
             await trio.lowlevel.checkpoint()
         await other.initialize()
         assert "result" in await other.call_tool("echo")
+
+
+class NoTurn:
+    """Turns that nobody gets."""
+
+    waiting = SimpleNamespace(count=1)
+
+    def work_for(self, account: Account | None) -> None: ...
+
+    def let_pass(self, process: Account) -> bool:
+        return False
+
+    def queue(self, account: Account, place: Place) -> None: ...
+
+    def leave(self, account: Account, place: Place) -> None: ...
+
+
+async def test_a_client_that_was_not_opened_yet_gives_way_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(Limits(max_connections=4)) as service:
+        opened = await service.connect(GREEDY)
+        monkeypatch.setattr(unopened_clients, "turns", NoTurn)
+        waiting = [await service.connect(GREEDY, initialize=False) for _ in range(3)]
+        await service.full()
+        # Those that wait to be opened are counted where the bound is.
+        assert service.acceptor.statistics().connections == service.told[-1][0] == 4
+        assert service.told[-1][1]
+        polite = await service.connect(POLITE)
+        assert "result" in await polite.call_tool("echo")
+        (message,) = await waiting[2].receive_rest()
+        assert (message["id"], message["error"]["code"]) == (None, -32000)
+        assert "closed for another client" in message["error"]["message"]
+        (rejected,) = [event for event in service.events if isinstance(event, ConnectionRejected)]
+        assert (rejected.bound, rejected.limit) == (Bound.CONNECTIONS, 4)
+        statistics = service.acceptor.statistics()
+        assert (statistics.connections, statistics.refused) == (service.told[-1][0], 1) == (4, 1)
+        monkeypatch.undo()
+        assert "result" in await opened.call_tool("echo")
+        # The others are opened in the end.
+        service.acceptor._unopened.begin_all()
+        for each in waiting[:2]:
+            await each.initialize()
+        assert service.acceptor.statistics().connections == service.told[-1][0] == 4
+
+
+async def test_so_many_may_be_closing_beside_clients_that_are_not_opened_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving(Limits(max_connections=5, max_newcomers=1)) as service:
+        for _ in range(4):
+            await service.connect(GREEDY)
+        monkeypatch.setattr(unopened_clients, "turns", NoTurn)
+        await service.connect(OTHER, initialize=False)
+        await service.full()
+        # One that gave way is closing while it may read.
+        await service.connect(POLITE)
+        assert len(service.acceptor._connections) == 5
+        late = await service.connect("127.0.0.5", initialize=False)
+        assert "limits.max_connections" in await is_rejected(late)

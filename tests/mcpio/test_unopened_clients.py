@@ -6,11 +6,13 @@ import math
 import socket
 from functools import partial
 
+import pytest
 import trio
 import trio.lowlevel
 
-from redstreamd.admission.accounts import Accounts, Held, Peer
+from redstreamd.admission.accounts import Account, Accounts, Held, Peer
 from redstreamd.admission.turns import turns
+from redstreamd.mcpio.connection_events import Bound
 from redstreamd.mcpio.unopened_clients import UnopenedClients
 from tests.mcpio.serving import PRINCIPAL
 
@@ -22,8 +24,10 @@ class Field:
 
     def __init__(self) -> None:
         self.accounts = Accounts()
-        self.unopened = UnopenedClients(self.accounts)
+        self.changes = 0
+        self.unopened = UnopenedClients(self.accounts, on_change=self._change)
         self.begun: list[str] = []
+        self.refused: list[tuple[str, Bound, str]] = []
         turn = turns()
         turn.ends = turn._turn_ends = turn._ran = -math.inf
         self.accounts.open(PRINCIPAL, GREEDY, "busy").charge(10.0, 0.0)
@@ -33,12 +37,30 @@ class Field:
         """Let a client arrive, and return its side."""
         ours, theirs = socket.socketpair()
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-        self.unopened.add(stream, PRINCIPAL, peer, partial(self._begin, name, ours), at_once=at_once)
+        self.unopened.add(
+            stream,
+            PRINCIPAL,
+            peer,
+            partial(self._begin, name, ours),
+            refuse=partial(self._refuse, name, ours),
+            at_once=at_once,
+        )
         return theirs
 
     def _begin(self, name: str, ours: socket.socket) -> None:
         self.begun.append(name)
         ours.close()
+
+    def _refuse(self, name: str, ours: socket.socket, bound: Bound, why: str) -> None:
+        self.refused.append((name, bound, why))
+        ours.close()
+
+    def _change(self) -> None:
+        self.changes += 1
+
+    def process(self, peer: Peer) -> Account:
+        """Return the account of a process."""
+        return next(each for each in self.accounts.processes() if each.peer == peer)
 
     def places(self) -> int:
         """Return how many connections are counted besides the two that are open."""
@@ -81,3 +103,58 @@ async def test_who_still_waits_in_the_end_is_closed_and_holds_nothing() -> None:
     assert field.places() == len(turns().waiting) == 0
     assert field.begun == []
     client.close()
+
+
+@pytest.mark.parametrize("ends_by", ["begin_all", "close", "give_way"])
+async def test_a_turn_that_was_granted_before_the_client_was_opened_or_closed_does_nothing(
+    ends_by: str,
+) -> None:
+    field = Field()
+    client = field.add("one", GREEDY)
+    # At the end of a pass the next one takes its place out of the queue, see `Turns._grant`.
+    _, (granted, _) = turns().waiting.pop()
+    assert not isinstance(granted, trio.lowlevel.Task)
+    if ends_by == "give_way":
+        assert field.unopened.give_way(field.process(GREEDY), Bound.CONNECTIONS, "why")
+    else:
+        getattr(field.unopened, ends_by)()
+    granted.read()
+    assert field.begun == (["one"] if ends_by == "begin_all" else [])
+    assert field.places() == len(field.unopened) == 0
+    client.close()
+
+
+async def test_the_client_of_a_process_that_came_last_gives_way_first() -> None:
+    field = Field()
+    clients = [field.add(name, GREEDY) for name in ("first", "last")]
+    other = field.add("other", Peer(1000, 3))
+    assert (len(field.unopened), field.places(), field.changes) == (3, 3, 3)
+    assert not field.unopened.give_way(field.process(OTHER), Bound.CONNECTIONS, "nobody waits")
+    assert field.unopened.give_way(field.process(GREEDY), Bound.CONNECTIONS, "why")
+    assert field.refused == [("last", Bound.CONNECTIONS, "why")]
+    assert (len(field.unopened), field.places(), field.changes) == (2, 2, 4)
+    assert len(turns().waiting) == 2
+    assert field.unopened.give_way(field.process(GREEDY), Bound.CONNECTIONS, "why")
+    assert not field.unopened.give_way(field.process(GREEDY), Bound.CONNECTIONS, "none is left")
+    field.unopened.begin_all()
+    assert field.begun == ["other"]
+    assert field.places() == 0
+    for each in [*clients, other]:
+        each.close()
+
+
+async def test_who_cannot_be_opened_or_refused_holds_nothing_afterwards() -> None:
+    def break_down(_name: str, ours: socket.socket, *_why: object) -> None:
+        ours.close()
+        raise OSError("a defect of ours")
+
+    field = Field()
+    field._begin = field._refuse = break_down  # type: ignore[method-assign] # it is what is tested
+    clients = [field.add(f"{number}", GREEDY) for number in range(2)]
+    with pytest.raises(OSError, match="a defect of ours"):
+        field.unopened.begin_all()
+    with pytest.raises(OSError, match="a defect of ours"):
+        field.unopened.give_way(field.process(GREEDY), Bound.CONNECTIONS, "why")
+    assert field.places() == len(field.unopened) == len(turns().waiting) == 0
+    for each in clients:
+        each.close()
