@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import time
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ import trio.lowlevel
 
 from redstreamd.admission.accounts import Account, Accounts, Held, Peer
 from redstreamd.admission.turns import turns
+from redstreamd.admission.usage import usage
 from redstreamd.mcpio.connection_events import Bound
 from redstreamd.mcpio.unopened_clients import UnopenedClients
 from tests.mcpio.serving import PRINCIPAL
@@ -156,5 +158,16 @@ async def test_who_cannot_be_opened_or_refused_holds_nothing_afterwards() -> Non
     with pytest.raises(OSError, match="a defect of ours"):
         field.unopened.give_way(field.process(GREEDY), Bound.CONNECTIONS, "why")
     assert field.places() == len(field.unopened) == len(turns().waiting) == 0
+    for each in clients:
+        each.close()
+
+
+async def test_each_that_waits_is_a_connection_of_its_process_in_the_usage() -> None:
+    field = Field()
+    clients = [field.add(f"{number}", GREEDY) for number in range(3)]
+    field.process(GREEDY).charge(1.0, time.perf_counter())
+    (busiest,) = usage(field.accounts).busiest
+    assert busiest.connections == 1 + 3
+    field.unopened.close()
     for each in clients:
         each.close()
