@@ -5,11 +5,10 @@ Owns the parsing of URIs. Does not know MCP (see ``mcp_server.resource_server``)
 
 from __future__ import annotations
 
+import binascii
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 import attrs
 import msgspec
@@ -20,9 +19,8 @@ from redstreamd.streams.subscriptions.topics import Topic
 
 #: Characters; longer than any URI of names that the settings allow, with every byte escaped.
 _MAX_URI = 1_000_000
-#: Escaped bytes of a URI: each takes 0.3 µs. So many are in no URI of names of a few thousand characters.
-_MAX_ESCAPES = 20_000
-_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+#: Makes 0 of each hexadecimal digit.
+_HEX = bytes.maketrans(b"123456789ABCDEFabcdef", b"0" * 21)
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -202,7 +200,7 @@ class ResourceRegistry:
 
     def find(self, uri: str) -> ResolvedResource | None:
         """Return the resource with this URI, or None."""
-        if len(uri) > _MAX_URI or (len(uri) > 3 * _MAX_ESCAPES and uri.count("%") > _MAX_ESCAPES):
+        if len(uri) > _MAX_URI:
             return None
         segments = uri.split("/")
         for each in self._resources:
@@ -213,14 +211,17 @@ class ResourceRegistry:
 
 def _unescaped(segment: str) -> str | None:
     """Decode a path segment; None if an escape is broken or the result is not UTF-8."""
-    if _BROKEN_ESCAPE.search(segment):
-        return None
     try:
-        value = unquote(segment, errors="strict")
-        value.encode()
+        given = segment.encode()
+        if escapes := given.count(b"%"):
+            if given.translate(_HEX).count(b"%00") < escapes:
+                return None
+            # `unquote` takes 0.3 µs for each escape, and this less than 0.02. What it knows beyond escapes
+            # cannot be in here: each equals sign is followed by two digits.
+            given = binascii.a2b_qp(given.replace(b"=", b"=3D").replace(b"%", b"="))
+        return given.decode()
     except UnicodeError:
         return None
-    return value
 
 
 def json_content(value: Any) -> Content:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from redstreamd.policy import Permission
+from redstreamd.presentation.uris import group_uri
 from redstreamd.presentation.views import Views
 from redstreamd.resources.catalog import RESOURCES
 from redstreamd.resources.definition import Content, ResourceRegistry, resource
@@ -61,11 +62,24 @@ def test_a_uri_names_a_resource_and_its_streams(
         "redstream://streams/\ud800",
         "REDSTREAM://streams",
         "redstream://streams/" + "x" * 1_000_000,
-        "redstream://streams/" + "%C3%A9" * 10_001,
+        "redstream://streams/%%41",
+        "redstream://streams/%\n41",
+        "redstream://streams/a%4",
     ],
 )
 def test_other_uris_are_not_found(uri: str) -> None:
     assert RESOURCES.find(uri) is None
+
+
+@pytest.mark.parametrize("name", ["ä" * 32_768, "=3D%25", "a=\nb=", " a\t\r\n ", "_é=%zz", "%" * 65_536])
+def test_any_name_that_the_settings_allow_has_a_uri(name: str) -> None:
+    found = RESOURCES.find(group_uri(name, name))
+    assert found is not None
+    assert found.variables == {"stream": name, "group": name}
+    # Nothing has to be escaped but these.
+    found = RESOURCES.find("redstream://streams/" + name.replace("%", "%25"))
+    assert found is not None
+    assert found.variables == {"stream": name}
 
 
 def test_a_definition_that_contradicts_itself_is_refused() -> None:
