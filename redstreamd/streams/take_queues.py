@@ -16,6 +16,7 @@ import trio
 
 from redstreamd.admission.turns import turns
 from redstreamd.errors import BusError
+from redstreamd.errors.defects import report_defect
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
 from redstreamd.streams.error_context import appended
@@ -215,8 +216,8 @@ class _Queue:
         # Else it has left.
         if waiting is not None:
             if isinstance(outcome, Exception):
-                self._forget(sleeper)
-                sleeper.failed(outcome)
+                del self._takes[sleeper]
+                self._sleepers.fail(sleeper, outcome)
             else:
                 waiting.taken = taken = outcome.added_to(waiting.taken)
                 is_over = sleeper.is_over or self._queues.hub.draining
@@ -224,8 +225,7 @@ class _Queue:
                     self._sleep(taken)
                     return
                 self._forget(sleeper)
-                sleeper.told(Told(taken, {}))
-                sleeper.after_told()
+                _tell(sleeper, Told(taken, {}))
         if is_first and self._sleepers and self._taking is None:
             self._take()
         self._close_if_empty()
@@ -252,3 +252,14 @@ class _Queue:
         if not self._sleepers and self._queues.forget(self._place, self):
             self._sleepers.stop_alarm()
             self._queues.hub.remove(self)
+
+
+def _tell(sleeper: Sleeper, told: Told) -> None:
+    try:
+        sleeper.told(told)
+    except Exception as exc:  # noqa: BLE001 - those behind it depend on it
+        report_defect("a wait could not be told what was taken", exc)
+    try:
+        sleeper.after_told()
+    except Exception as exc:  # noqa: BLE001 - as above
+        report_defect("the end of a wait could not be noted", exc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from operator import itemgetter
 
@@ -10,12 +11,13 @@ import trio
 import trio.testing
 
 from redstreamd.errors import BusError, Code
+from redstreamd.errors.defects import Defect
 from redstreamd.redisio import Role
 from redstreamd.streams.bounds import Bounds
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.take_values import Take
-from redstreamd.streams.waiting import TaskSleeper
+from redstreamd.streams.waiting import TaskSleeper, Told
 from redstreamd.streams.work import Work
 from tests.support.buses import asleep, running_bus
 from tests.support.calls import ME
@@ -135,6 +137,53 @@ async def test_an_error_goes_to_each_and_a_stop_ends_all(bus: Bus, server: Serve
             assert [error.code for error in told] == [Code.WRONG_TYPE] * 2
             server.command("DEL", "s")
         assert bus.work.queues == bus.hub.statistics().watches == 0
+
+
+class Unable(TaskSleeper, eq=False):
+    """One that cannot be told anything."""
+
+    noted: int = 0
+
+    def told(self, told: Told) -> None:
+        raise RuntimeError("told")
+
+    def failed(self, error: Exception) -> None:
+        raise RuntimeError("failed")
+
+    def after_told(self) -> None:
+        self.noted += 1
+        raise RuntimeError("after_told")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_those_behind_one_who_cannot_be_told_are(
+    bus: Bus, server: Server, defects: list[Defect], fails: bool
+) -> None:
+    async def first() -> None:
+        with suppress(BusError):
+            await bus.work.take(take("first"), ME, timeout_seconds=600)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        await until(lambda: bus.work.queues == 1)
+        await asleep(bus)
+        wait = bus.work.wait_to_take(take("unable"), ME, timeout_seconds=600)
+        assert wait is not None
+        unable = Unable(wait.ends(trio.current_time()))
+        wait.join(unable)
+        others = [behind(bus, "second"), behind(bus, "third")]
+        if fails:
+            server.commands(("MULTI",), ("DEL", "s"), ("SET", "s", "no stream"), ("EXEC",))
+        else:
+            await add(bus, 4)
+        for each in others:
+            await each.woken.wait()
+    assert [isinstance(each.outcome, BusError) for each in others] == [fails, fails]
+    # Its call has ended nevertheless.
+    assert unable.noted == (not fails)
+    assert [str(each.error) for each in defects] == (["failed"] if fails else ["told", "after_told"])
+    defects.clear()
+    assert bus.work.queues == bus.hub.statistics().watches == 0
 
 
 async def test_a_wait_ends_in_time_though_it_looks_again_now_and_then(redis: Server) -> None:
