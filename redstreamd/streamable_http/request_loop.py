@@ -179,7 +179,7 @@ class RequestLoop:
     async def _in_turn(self, work: Awaitable[None]) -> None:
         """Do what a handler has to do when it is its turn: many may have been read in one."""
         try:
-            await take_turn(self._reader.account, 0, WORK_SECONDS)
+            await take_turn(self._read_for(), 0, WORK_SECONDS)
         except BaseException:
             if isinstance(work, Coroutine):
                 work.close()

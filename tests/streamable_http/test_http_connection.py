@@ -15,11 +15,12 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.admission.accounts import Peer
+from redstreamd.admission.accounts import Account, Peer
 from redstreamd.admission.turns import MAX_QUEUED, turns
 from redstreamd.mcpio.connection_events import ConnectionOpened, Ending, MemoryExceeded
 from redstreamd.mcpio.limits import Limits
 from redstreamd.stream_io import flush_at_end_of_pass
+from redstreamd.streamable_http import request_loop
 from redstreamd.streamable_http.http_limits import HttpLimits
 from redstreamd.streamable_http.http_messages import Answer, RequestHead
 from redstreamd.streamable_http.request_loop import MAX_AHEAD_BYTES, MAX_SKIPPED_BYTES
@@ -470,6 +471,36 @@ async def test_a_body_under_way_is_read_for_somebody_who_is_there_once_its_calle
     assert len((await pair.response())[1]) == len(body)
     assert caller.rank == before[0]
     assert own.rank > before[1]
+
+
+async def test_what_takes_time_waits_for_a_turn_of_somebody_who_is_there_once_its_caller_has_gone(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = pair.site.account = pair.accounts.open(PRINCIPAL, Peer(address="192.0.2.1"), "caller")
+    waited: list[str] = []
+
+    async def take_turn(account: Account, *args: Any) -> None:
+        assert not account.is_closed
+        waited.append(account.name)
+        await real(account, *args)
+
+    real = request_loop.take_turn
+    monkeypatch.setattr(request_loop, "take_turn", take_turn)
+
+    async def answered_later(served: Served) -> None:
+        served.responder.answer(Answer(200, b"later"))
+
+    def serve(served: Served) -> Any:
+        if len(pair.site.served) == 2:
+            # The session ends in the same pass, before the task of the connection runs.
+            pair.site.account = None
+            pair.accounts.close(caller)
+        return answered_later(served)
+
+    pair.site.serves["/later"] = serve
+    for _ in range(2):
+        assert (await pair.ask("/later"))[1] == b"later"
+    assert waited == ["caller", pair.connection.id]
 
 
 class Passes(trio.abc.Instrument):
