@@ -115,6 +115,8 @@ class Bus(msgspec.Struct, eq=False):
             redis,
             waits=Limit(WAITS, settings.limits.max_waits, quotas),
         )
+        for lists in (redis.shared(GroupLists), redis.shared(ConsumerLists)):
+            lists.deadlines = hub.deadlines
         places = Places(redis, hub)
         sampler = Sampler(redis, bounds)
         max_groups = settings.limits.max_groups_per_stream

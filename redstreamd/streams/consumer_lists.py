@@ -33,3 +33,8 @@ class ConsumerLists(LongLists[tuple[str, str], ConsumerList]):
         taken_at = trio.current_time()
         found = await self._items(key[0], "XINFO", "CONSUMERS", *key, read=reply_parsing.consumer_info)
         return ConsumerList({each.name: each for each in found}, taken_at)
+
+    def forget_stream(self, stream: str) -> None:
+        """Forget the consumers of all groups of a stream; see `forget`."""
+        for key in [key for key in (*self._kept, *self._asked) if key[0] == stream]:
+            self.forget(key)

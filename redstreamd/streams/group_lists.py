@@ -10,9 +10,9 @@ import trio
 from redstreamd.redisio import reply_parsing
 from redstreamd.redisio.redis_errors import ServerReplied
 from redstreamd.redisio.reply_parsing import GroupInfo
-from redstreamd.streams.long_lists import FEW, LongLists
+from redstreamd.streams.long_lists import FEW, SHORT, LongLists
 
-#: Groups up to which a list is short.
+#: Groups up to which a list is read in one part.
 FEW_GROUPS: Final = FEW
 
 
@@ -39,7 +39,7 @@ class GroupLists(LongLists[str, GroupList]):
         """Return one group of a stream; None if there is no such group. Raises as `of`."""
         listed = await self.of(stream)
         found = listed.groups.get(group)
-        if found is not None or len(listed.groups) <= FEW_GROUPS:
+        if found is not None or len(listed.groups) <= SHORT:
             return found
         # It may have been created since.
         try:

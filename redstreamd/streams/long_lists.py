@@ -1,8 +1,8 @@
 """Lists that the server gives as a whole, asked for once for all who ask.
 
 XINFO GROUPS and XINFO CONSUMERS have no pages: of 10,000, which other programs or many workers may have made,
-each takes some 10 ms of the server's time, and as much of ours to read. So a long list is read in parts, and
-used again for a while. Short ones are asked for each time.
+each takes some 10 ms of the server's time, and as much of ours to read. So a list is read in parts, and a
+long one is used again for a while, unless it is known to be wrong. Others are asked for each time.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import trio
 
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
+from redstreamd.streams.deadlines import Deadlines
 from redstreamd.streams.shared_requests import SharedRequest
 
-#: Up to so many a list is short; and so many are read at a time, which takes 0.5 ms.
+#: So many are read at a time, which takes 0.5 ms.
 FEW: Final = 256
-#: Seconds for which a long list is used.
+#: Up to so many a list is asked for each time, which takes the server 1 ms.
+SHORT: Final = 1_000
+#: Seconds for which a longer list is used.
 FRESH_SECONDS: Final = 2.0
-#: Long lists of a kind that are kept, with about 0.5 KiB for each item.
-_KEPT: Final = 4
+#: Items of all lists of a kind that are kept, each of about 0.5 KiB.
+_MAX_KEPT: Final = 50_000
 
 
 class Listed(Protocol):
@@ -45,14 +48,26 @@ ItemT = TypeVar("ItemT")
 
 
 class LongLists(abc.ABC, Generic[KeyT, ListedT]):
-    """The lists of one kind; one for each `Redis`, by `Redis.shared`."""
+    """The lists of one kind; one for each `Redis`, by `Redis.shared`.
+
+    Attributes:
+        deadlines: Drops lists at their time; None: they are dropped when something is asked.
+    """
 
     def __init__(self, redis: Redis) -> None:
         """Ask `redis`."""
+        self.deadlines: Deadlines | None = None
         self._redis = redis
+        # Who asks joins the request that is here. Invariant: it began after its list was last forgotten.
         self._asked: dict[KeyT, SharedRequest[ListedT]] = {}
-        # Long lists only, the oldest first.
+        # Long lists only, in the order in which they came.
         self._kept: dict[KeyT, ListedT] = {}
+        self._is_drop_due = False
+
+    @property
+    def kept_items(self) -> int:
+        """How many items are kept."""
+        return sum(map(len, self._kept.values()))
 
     @abc.abstractmethod
     async def _list(self, key: KeyT) -> ListedT:
@@ -65,8 +80,8 @@ class LongLists(abc.ABC, Generic[KeyT, ListedT]):
             ServerReplied: There is nothing to be listed.
             BusError: CONNECTION_ERROR and the like.
         """
-        kept = self._fresh(key)
-        if kept is not None:
+        self._drop_old()
+        if (kept := self._kept.get(key)) is not None:
             return kept
         asked = self._asked.get(key)
         if asked is None:
@@ -74,34 +89,54 @@ class LongLists(abc.ABC, Generic[KeyT, ListedT]):
         try:
             return await asked.answer()
         finally:
-            if not asked.in_use:
-                self._asked.pop(key, None)
+            if not asked.in_use and self._asked.get(key) is asked:
+                del self._asked[key]
 
     def forget_all(self) -> None:
-        """Forget what was listed; lists that are being made are not affected."""
+        """Forget what is kept to save time."""
         self._kept.clear()
 
     def forget(self, key: KeyT) -> None:
-        """Forget one list, likewise."""
+        """Forget one list, which may be wrong: who asks from now on gets one that is made from now on."""
         self._kept.pop(key, None)
+        # Those who asked before may still share the one that is being made.
+        self._asked.pop(key, None)
 
     async def _ask(self, key: KeyT) -> ListedT:
         # Made for those who asked while these waited.
-        if (kept := self._fresh(key)) is not None:
+        self._drop_old()
+        if (kept := self._kept.get(key)) is not None:
             return kept
+        asked = self._asked.get(key)
         listed = await self._list(key)
-        if len(listed) > FEW:
-            if len(self._kept) >= _KEPT:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = listed
+        # Else it was forgotten meanwhile.
+        if asked is not None and self._asked.get(key) is asked and SHORT < len(listed) <= _MAX_KEPT:
+            self._keep(key, listed)
         return listed
 
-    def _fresh(self, key: KeyT) -> ListedT | None:
-        kept = self._kept.get(key)
-        if kept is None or trio.current_time() < kept.taken_at + FRESH_SECONDS:
-            return kept
-        del self._kept[key]
-        return None
+    def _keep(self, key: KeyT, listed: ListedT) -> None:
+        room = _MAX_KEPT - len(listed) - self.kept_items
+        while room < 0:
+            room += len(self._kept.pop(next(iter(self._kept))))
+        self._kept[key] = listed
+        self._drop_in_time()
+
+    def _drop_old(self) -> None:
+        """Drop the lists of all keys whose time is over."""
+        old = trio.current_time() - FRESH_SECONDS
+        for key in [key for key, kept in self._kept.items() if kept.taken_at <= old]:
+            del self._kept[key]
+
+    def _drop_in_time(self) -> None:
+        if self.deadlines is not None and not self._is_drop_due:
+            self._is_drop_due = True
+            self.deadlines.add(trio.current_time() + FRESH_SECONDS, self._on_time)
+
+    def _on_time(self) -> None:
+        self._is_drop_due = False
+        self._drop_old()
+        if self._kept:
+            self._drop_in_time()
 
     async def _items(self, stream: str, *command: str, read: Callable[[Any], ItemT]) -> list[ItemT]:
         """Return what a command about a stream lists, read in parts."""

@@ -23,6 +23,7 @@ from redstreamd.settings import LeasesSettings
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
 from redstreamd.streams.entry_encryption import Encryption
+from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.group_records import Creation, GroupRecords
 from redstreamd.streams.lease_tokens import Lease, LeaseKey, not_a_lease
 from redstreamd.streams.leases import Action, Leases, Settled
@@ -220,15 +221,19 @@ class WorkQueue:
 
         def created(creation: Creation) -> Creation:
             if creation.created:
-                # No watched key changed, and subscribers are notified of the number of groups.
-                self._hub.notify(stream)
+                self._on_created(stream)
             return creation
 
         return self._records.plan_create(stream, group, position, max_deliveries=max_deliveries).then(created)
 
+    def _on_created(self, stream: str) -> None:
+        self._redis.shared(GroupLists).forget(stream)
+        # No watched key changed, and subscribers are notified of the number of groups.
+        self._hub.notify(stream)
+
     def _plan_take(self, take: Take, principal: Principal) -> Plan[Taken]:
         plan = self._leases.plan_take(
-            take, principal, on_created=self._hub.notify, reword=partial(_taking_unknown, take)
+            take, principal, on_created=self._on_created, reword=partial(_taking_unknown, take)
         )
         return plan.then(partial(self._opened, take.stream))
 

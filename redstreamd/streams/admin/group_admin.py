@@ -17,6 +17,7 @@ from redstreamd.streams.diagnosis.lag import Counted, Lag, StreamInfo, compute_l
 from redstreamd.streams.durations import milliseconds
 from redstreamd.streams.error_context import append_to_errors, explain_errors, find_group, quoted
 from redstreamd.streams.group_clocks import GroupClocks
+from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.group_records import GroupRecords
 from redstreamd.streams.names import Kind, companion_key
 from redstreamd.streams.scripts import load
@@ -105,15 +106,23 @@ class GroupAdmin:
 
     async def destroy(self, stream: str, group: str, *, delete_dead_letters: bool) -> bool:
         """Destroy a group with its pending entries and leases; return whether it existed. Idempotent."""
-        async with explain_errors(self._redis, stream):
-            existed = await _DESTROY.run(
-                self._redis,
-                stream=stream,
-                group=group,
-                delete_dead_letters=delete_dead_letters,
-                retry_safe=True,
-            )
+        try:
+            async with explain_errors(self._redis, stream):
+                existed = await _DESTROY.run(
+                    self._redis,
+                    stream=stream,
+                    group=group,
+                    delete_dead_letters=delete_dead_letters,
+                    retry_safe=True,
+                )
+        finally:
+            self._forget_lists(stream, group)
         return bool(existed)
+
+    def _forget_lists(self, stream: str, group: str) -> None:
+        """Forget what a change makes wrong, or may have where nobody knows whether it was made."""
+        self._redis.shared(GroupLists).forget(stream)
+        self._redis.shared(ConsumerLists).forget((stream, group))
 
     async def plan_position(self, stream: str, state: GroupState, start: str) -> PositionChange:
         """Return the effect of making `start` the first entry to be delivered; changes nothing."""
@@ -131,8 +140,11 @@ class GroupAdmin:
 
     async def set_position(self, stream: str, group: str, position: str) -> None:
         """Set a group's last-delivered ID. What is pending stays pending."""
-        async with explain_errors(self._redis, stream, group):
-            await self._redis.xgroup_setid(stream, group, position)
+        try:
+            async with explain_errors(self._redis, stream, group):
+                await self._redis.xgroup_setid(stream, group, position)
+        finally:
+            self._forget_lists(stream, group)
         # There may be new work, and no watched key changed.
         self._hub.notify(stream)
 
@@ -194,24 +206,27 @@ class GroupAdmin:
                 return ""
             return f"Before that, this call moved {moved} entries of {consumer!r}; repeat it to continue."
 
-        with append_to_errors(done):
-            async with explain_errors(self._redis, stream, group):
-                while reply is None or not reply.removed:
-                    reply = await _REMOVE.run(
-                        self._redis,
-                        stream=stream,
-                        group=group,
-                        consumer=consumer,
-                        heir=heir,
-                        lease_ms=lease_ms,
-                        max_moved=self._moved_at_once,
-                        part=part,
-                        **record,
-                        **self._clocks.operands(stream, group),
-                        retry_safe=True,
-                    )
-                    moved += reply.moved
-                    deleted += reply.deleted
-                    part += 1
+        try:
+            with append_to_errors(done):
+                async with explain_errors(self._redis, stream, group):
+                    while reply is None or not reply.removed:
+                        reply = await _REMOVE.run(
+                            self._redis,
+                            stream=stream,
+                            group=group,
+                            consumer=consumer,
+                            heir=heir,
+                            lease_ms=lease_ms,
+                            max_moved=self._moved_at_once,
+                            part=part,
+                            **record,
+                            **self._clocks.operands(stream, group),
+                            retry_safe=True,
+                        )
+                        moved += reply.moved
+                        deleted += reply.deleted
+                        part += 1
+        finally:
+            self._forget_lists(stream, group)
         self._hub.notify(stream)
         return ConsumerRemoval(moved, deleted, reply.lost)

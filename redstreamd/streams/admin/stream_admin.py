@@ -17,6 +17,7 @@ from redstreamd.redisio.client import Redis
 from redstreamd.streams import entry_ids
 from redstreamd.streams.admin.counting import Count, Counter
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
+from redstreamd.streams.consumer_lists import ConsumerLists
 from redstreamd.streams.diagnosis.lag import StreamInfo, read_stream_info
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_lists import GroupLists
@@ -159,19 +160,24 @@ class StreamAdmin:
             companions: list[str] = []
             if removal is Removal.DELETE:
                 companions = await self._companions(info.stream, delete_dead_letters)
-            reply = await _DELETE.run(
-                self._redis,
-                stream=info.stream,
-                # What waits for a reply stream is in the quarantine of the stream that this is beside.
-                quarantine=companion_key(info.stream, Kind.QUARANTINE),
-                companions=companions,
-                action=removal.value,
-                execute=execute,
-                force=force,
-                check=checkable,
-                targets=targets,
-                retry_safe=not execute,
-            )
+            try:
+                reply = await _DELETE.run(
+                    self._redis,
+                    stream=info.stream,
+                    # What waits for a reply stream is in the quarantine of the stream that this is beside.
+                    quarantine=companion_key(info.stream, Kind.QUARANTINE),
+                    companions=companions,
+                    action=removal.value,
+                    execute=execute,
+                    force=force,
+                    check=checkable,
+                    targets=targets,
+                    retry_safe=not execute,
+                )
+            finally:
+                if execute and removal is Removal.DELETE:
+                    self._redis.shared(GroupLists).forget(info.stream)
+                    self._redis.shared(ConsumerLists).forget_stream(info.stream)
         needs = [
             GroupNeed(reply_parsing.name(group), why.decode(), entry_id.decode())
             for group, why, entry_id in zip(*[iter(reply.needs)] * 3, strict=True)
@@ -181,5 +187,8 @@ class StreamAdmin:
     async def _companions(self, stream: str, dead_letters: bool) -> list[str]:
         """Return the keys to delete with a stream, without those that expire soon."""
         kinds = (Kind.DUE, Kind.TRIES, *((Kind.DEAD,) if dead_letters else ()), Kind.GROUP)
-        groups = (await self._redis.shared(GroupLists).of(stream)).groups
+        lists = self._redis.shared(GroupLists)
+        # What is about to be deleted is asked for now.
+        lists.forget(stream)
+        groups = (await lists.of(stream)).groups
         return [companion_key(stream, kind, name) for name in groups for kind in kinds]

@@ -14,6 +14,7 @@ import msgspec
 
 from redstreamd.policy import StreamFilter
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.consumer_lists import ConsumerLists
 from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_lists import GroupLists
 from redstreamd.streams.names import Kind, companion_key
@@ -90,13 +91,20 @@ class GroupTopic(msgspec.Struct, frozen=True):
         return (self.stream, companion_key(self.stream, Kind.DUE, self.group))
 
     async def read_version(self, bus: Bus) -> str:
-        """Read the group's position, its pending entries by consumer, and its limit of deliveries."""
+        """Read the group's position, its pending entries by consumer, and its limit of deliveries.
+
+        Who reads the group for this version gets consumers as they are from now on. Of more than a thousand
+        groups the group's own line may be older: it is in the version, so once it is newer it is another one.
+        """
         redis = bus.redis
         async with explain_errors(redis, self.stream, self.group):
             info = await redis.shared(GroupLists).find(self.stream, self.group)
             if info is None:
                 return "none"
-            held = await redis.xpending_summary(self.stream, self.group)
+            try:
+                held = await redis.xpending_summary(self.stream, self.group)
+            finally:
+                redis.shared(ConsumerLists).forget((self.stream, self.group))
             limit = await bus.records.max_deliveries(self.stream, self.group)
         return _digest(repr((info, held, limit)))
 
