@@ -123,14 +123,15 @@ class LongLists(abc.ABC, Generic[KeyT, ListedT]):
 
     def _drop_old(self) -> None:
         """Drop the lists of all keys whose time is over."""
-        old = trio.current_time() - FRESH_SECONDS
-        for key in [key for key, kept in self._kept.items() if kept.taken_at <= old]:
+        now = trio.current_time()
+        for key in [key for key, kept in self._kept.items() if kept.taken_at + FRESH_SECONDS <= now]:
             del self._kept[key]
 
     def _drop_in_time(self) -> None:
         if self.deadlines is not None and not self._is_drop_due:
             self._is_drop_due = True
-            self.deadlines.add(trio.current_time() + FRESH_SECONDS, self._on_time)
+            first = min(kept.taken_at for kept in self._kept.values())
+            self.deadlines.add(first + FRESH_SECONDS, self._on_time)
 
     def _on_time(self) -> None:
         self._is_drop_due = False
