@@ -19,8 +19,8 @@ from redstreamd.streams.subscriptions.topics import Topic
 
 #: Characters; longer than any URI of names that the settings allow, with every byte escaped.
 _MAX_URI = 1_000_000
-#: Makes 0 of each hexadecimal digit.
-_HEX = bytes.maketrans(b"123456789ABCDEFabcdef", b"0" * 21)
+#: Makes escapes of a URI those of quoted-printable (RFC 2045, section 6.7).
+_QUOTED_PRINTABLE = bytes.maketrans(b"%", b"=")
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -214,11 +214,14 @@ def _unescaped(segment: str) -> str | None:
     try:
         given = segment.encode()
         if escapes := given.count(b"%"):
-            if given.translate(_HEX).count(b"%00") < escapes:
+            # `unquote` takes 0.3 µs for each escape, and this 5 ns.
+            length = len(given) - 2 * escapes
+            for byte in b"=\n\r":
+                given = given.replace(b"%c" % byte, b"%%%02X" % byte)
+            given = binascii.a2b_qp(given.translate(_QUOTED_PRINTABLE))
+            if len(given) != length:
+                # It leaves what is no escape as it is, or as one byte.
                 return None
-            # `unquote` takes 0.3 µs for each escape, and this less than 0.02. What it knows beyond escapes
-            # cannot be in here: each equals sign is followed by two digits.
-            given = binascii.a2b_qp(given.replace(b"=", b"=3D").replace(b"%", b"="))
         return given.decode()
     except UnicodeError:
         return None
