@@ -69,6 +69,7 @@ class RequestLoop:
         "_handler",
         "_held",
         "_is_receiving",
+        "_late_at",
         "_lifecycle",
         "_limits",
         "_opened_at",
@@ -140,6 +141,8 @@ class RequestLoop:
         self._opened_at = trio.current_time()
         # Whether the last request was refused, and nobody else had a turn since.
         self._was_refused = False
+        # After how many requests it was given more time because its input had not been read.
+        self._late_at = -1
         # Whether it waits for input.
         self._is_receiving = False
         # What a handler has to do that takes time, until the task does it; and around that.
@@ -381,10 +384,8 @@ class RequestLoop:
         if self._start is not None or parser.is_begun or parser.has_more:
             return True
         # A request that arrived before the daemon began to stop.
-        with contextlib.suppress(OSError):
-            if data := os.read(self._socket.fileno(), READ_BYTES):
-                parser.feed(data)
-                return True
+        if self._has_arrived():
+            return True
         first = self._opened_at + FIRST_REQUEST_SECONDS
         if self.requests == 0 and trio.current_time() < first:
             self._deadlines.no_later_than(first)
@@ -446,9 +447,21 @@ class RequestLoop:
             self._end(Ending.SLOW)
         elif waits is Waits.RESPONSE or is_draining:
             self._stop()
+        elif self._late_at != self.requests and self._has_arrived():
+            # It came in time, and waits for its turn to be read. Once, else a client could always be late.
+            self._late_at = self.requests
+            self._deadlines.wait_for(waits, self._limits.head_seconds)
         else:
             what = "the body" if waits is Waits.BODY else "the head"
             self.refuse(Fault(408, f"{what} of the request did not come in time"), Ending.SLOW)
+
+    def _has_arrived(self) -> bool:
+        """Read what has arrived and was not read yet; return whether there is anything."""
+        with contextlib.suppress(OSError):
+            if data := os.read(self._socket.fileno(), READ_BYTES):
+                self._parser.feed(data)
+                return True
+        return False
 
     def _stop(self) -> None:
         """End the connection, because it is to end now, whatever is in progress."""

@@ -710,6 +710,28 @@ async def test_a_request_that_comes_too_slowly_is_answered_with_408(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_request_that_came_in_time_and_was_not_read_yet_is_served(pair: Pair) -> None:
+    seconds = pair.http_limits.head_seconds
+    for beginning, rest in ((request()[:-2], request()[-2:]), (b"", request())):
+        if beginning:
+            await pair.send(beginning)
+            await trio.testing.wait_all_tasks_blocked()
+        # The daemon is busy until the time is over.
+        pair.peer.socket._sock.send(rest)  # type: ignore[attr-defined]
+        trio.lowlevel.current_clock().jump(seconds + 1)  # type: ignore[attr-defined]
+        assert (await pair.response())[0].status_code == 200
+
+
+async def test_a_request_of_which_some_comes_too_late_has_its_time_once_more(pair: Pair) -> None:
+    seconds, began = pair.http_limits.head_seconds, trio.current_time()
+    for byte in request()[:2]:
+        pair.peer.socket._sock.send(bytes([byte]))  # type: ignore[attr-defined]
+        trio.lowlevel.current_clock().jump(seconds)  # type: ignore[attr-defined]
+        await trio.testing.wait_all_tasks_blocked()
+    assert (await pair.response())[0].status_code == 408
+    assert trio.current_time() - began == pytest.approx(2 * seconds, abs=0.5)
+
+
 @pytest.mark.parametrize("answers", ["at once", "with events"])
 @pytest.mark.parametrize("comes", ["with the request", "after it"])
 async def test_a_head_that_began_during_a_response_has_its_time_from_the_end_of_that(
