@@ -56,6 +56,7 @@ class Reader:
         account: On whose behalf. Invariant: it changes only while the task does not sleep, or within `Take`:
             then the reader has no place among those who wait.
         task: Sleeps in `receive`; None if none does.
+        gave_up_turn: Whether it waited for a turn when its task was cancelled the last time.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class Reader:
         "_take",
         "account",
         "descriptor",
+        "gave_up_turn",
         "task",
     )
 
@@ -74,6 +76,7 @@ class Reader:
         """Made by `Readers.open`."""
         self.descriptor: Final = descriptor
         self.account = account
+        self.gave_up_turn = False
         self._readers = readers
         self._take = take
         self._place: Final = (self, 0.0)
@@ -99,6 +102,7 @@ class Reader:
 
         def give_up(_raise_cancel: object) -> Abort:
             self.task = None
+            self.gave_up_turn = self._is_queued
             if self._is_queued:
                 self._is_queued = self._has_left = False
                 self._readers.turns.leave(self.account, self._place)

@@ -447,8 +447,8 @@ class RequestLoop:
             self._end(Ending.SLOW)
         elif waits is Waits.RESPONSE or is_draining:
             self._stop()
-        elif self._late_at != self.requests and self._has_arrived():
-            # It came in time, and waits for its turn to be read. Once, else a client could always be late.
+        elif self._reader.gave_up_turn and self._late_at != self.requests and self._has_arrived():
+            # It came in time, and waited for its turn to be read. Once, else a client could always be late.
             self._late_at = self.requests
             self._deadlines.wait_for(waits, self._limits.head_seconds)
         else:

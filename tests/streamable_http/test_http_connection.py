@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from redstreamd.admission.accounts import Account, Peer
-from redstreamd.admission.turns import MAX_QUEUED, turns
+from redstreamd.admission.turns import MAX_QUEUED, Turns, turns
 from redstreamd.mcpio.connection_events import ConnectionOpened, Ending, MemoryExceeded
 from redstreamd.mcpio.limits import Limits
 from redstreamd.stream_io import flush_at_end_of_pass
@@ -710,26 +710,24 @@ async def test_a_request_that_comes_too_slowly_is_answered_with_408(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_request_that_came_in_time_and_was_not_read_yet_is_served(pair: Pair) -> None:
-    seconds = pair.http_limits.head_seconds
-    for beginning, rest in ((request()[:-2], request()[-2:]), (b"", request())):
-        if beginning:
-            await pair.send(beginning)
-            await trio.testing.wait_all_tasks_blocked()
-        # The daemon is busy until the time is over.
-        pair.peer.socket._sock.send(rest)  # type: ignore[attr-defined]
-        trio.lowlevel.current_clock().jump(seconds + 1)  # type: ignore[attr-defined]
-        assert (await pair.response())[0].status_code == 200
-
-
-async def test_a_request_of_which_some_comes_too_late_has_its_time_once_more(pair: Pair) -> None:
-    seconds, began = pair.http_limits.head_seconds, trio.current_time()
-    for byte in request()[:2]:
-        pair.peer.socket._sock.send(bytes([byte]))  # type: ignore[attr-defined]
-        trio.lowlevel.current_clock().jump(seconds)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("is_turn_over", [True, False])
+async def test_a_request_that_came_in_time_and_waits_for_its_turn_is_served(
+    pair: Pair, is_turn_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = trio.current_time()
+    with monkeypatch.context() as no_turns:
+        if is_turn_over:
+            no_turns.setattr(Turns, "may_begin", lambda *_: False)
+            no_turns.setattr(Turns, "queue", lambda *_: None)
+        await pair.send(request()[:-2])
         await trio.testing.wait_all_tasks_blocked()
-    assert (await pair.response())[0].status_code == 408
-    assert trio.current_time() - began == pytest.approx(2 * seconds, abs=0.5)
+        trio.lowlevel.current_clock().jump(pair.http_limits.head_seconds)  # type: ignore[attr-defined]
+        await trio.testing.wait_all_tasks_blocked()
+    if is_turn_over:
+        await pair.send(request()[-2:])
+    # Once more it has as long.
+    assert (await pair.response())[0].status_code == (200 if is_turn_over else 408)
+    assert trio.current_time() - began == pytest.approx(pair.http_limits.head_seconds, abs=0.5)
 
 
 @pytest.mark.parametrize("answers", ["at once", "with events"])
