@@ -71,7 +71,7 @@ class AcceptorStatistics(msgspec.Struct, frozen=True):
 
     Attributes:
         connections: Connections that are open now, or wait to be opened.
-        accepted: Connections accepted so far, but for those that were rejected.
+        accepted: Connections that got a place so far, also if it was taken back before they were opened.
         refused: Connections rejected so far, because as many were open as may be.
         crashed: Connections ended so far by an exception that is a defect.
         requests_in_flight: Requests in flight now, over all connections.
