@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -143,8 +144,11 @@ async def test_a_cluster_in_order_is_content_and_every_node_is_checked(
     # Each asked with a key of its own: no redirection is taken for an answer.
     assert found["scripts"].seen == "it ran"
     assert found["tracking"].severity is Severity.OK
-    assert "the push came" in found["tracking"].seen
-    assert all(cluster.address(node) in found["tracking"].seen for node in cluster.primaries())
+    tracked = found["tracking"].seen
+    # Nodes are named where results differ: a tenth of a millisecond may be the same on all.
+    if not re.fullmatch(r"the push came within [\d.]+ ms", tracked):
+        assert tracked.count("the push came within") > 1
+        assert all(cluster.address(node) in tracked for node in cluster.primaries()), tracked
     assert "MOVED" not in "".join(each.seen for each in found.values())
     assert sum(found["streams"].seen.count(f"{node.port}") for node in cluster.primaries()) == 3
 

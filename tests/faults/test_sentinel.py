@@ -184,8 +184,11 @@ async def test_those_who_wait_through_a_failover_miss_nothing(kind: str, times: 
     waiters = 20
     with running_sentinels(kind=kind, replicas=1) as sentinels:
         async with running_bus(sentinels) as bus:
-            late = []
-            for number in range(times):
+            late: list[float] = []
+            # What another election has lost could not be told: then once more.
+            for number in range(times + 3):
+                if len(late) == times:
+                    break
                 stream = f"waited for {number}"
                 here = await call(bus, "stream_wait", streams=[stream], timeout_seconds=0)
                 seen: list[list[str]] = []
@@ -213,9 +216,12 @@ async def test_those_who_wait_through_a_failover_miss_nothing(kind: str, times: 
                     await until(lambda: is_primary(replica))  # noqa: B023
                     added = replica.command("XADD", stream, "*", "n", "1").decode()
                     await until(lambda: switched and len(seen) == waiters)  # noqa: B023
-                    late.append(clock() - switched[0])
-                assert seen == [[added]] * waiters
+                    seconds = clock() - switched[0]
                 await trio.to_thread.run_sync(sentinels.wait_ok)
+                if seen == [[added]] * waiters or sentinels.command("XRANGE", stream, added, added):
+                    assert seen == [[added]] * waiters
+                    late.append(seconds)
+            assert len(late) == times
     with measured:
         assert max(late) <= 1
 
