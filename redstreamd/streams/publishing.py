@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -12,7 +11,6 @@ from redstreamd.errors import BusError, Code
 from redstreamd.errors.remedies import setting
 from redstreamd.policy import Principal
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.delivery import Write
 from redstreamd.settings import QuarantineSettings
 from redstreamd.streams import entry_encoding
 from redstreamd.streams.bounds import DEFAULT_BOUNDS, Bounds
@@ -24,11 +22,10 @@ from redstreamd.streams.error_context import explain_errors
 from redstreamd.streams.group_counts import GroupCounts, one_of_too_many
 from redstreamd.streams.idempotency import IdempotencyRecords, shared_record
 from redstreamd.streams.names import Kind, companion_key, quarantine_of
-from redstreamd.streams.packed_entries import pack_all, packed_add
+from redstreamd.streams.packed_entries import pack_all
 from redstreamd.streams.plans import Plan, run_plan
 from redstreamd.streams.scripts import NamedScript, load
-
-ResultT = TypeVar("ResultT")
+from redstreamd.streams.single_adds import SingleAdds
 
 _ADD = load("ids", "info", "group_count", "idempotency", "packed_entries", "add")
 _QUARANTINE = load("idempotency", "packed_entries", "quarantine")
@@ -67,7 +64,11 @@ class KeyReused(BusError):  # noqa: N818 - what happened, as BusError's codes pu
 
 
 class Publisher:
-    """Adds entries to streams."""
+    """Adds entries to streams.
+
+    Attributes:
+        single: Plans the adding of single entries.
+    """
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class Publisher:
         self._bounds = limits
         self._records = records
         self._encryption = encryption
+        self.single: Final = SingleAdds(encryption)
         self._redis = redis
         self._groups = redis.shared(GroupCounts)
         self.reconfigure(
@@ -101,10 +103,12 @@ class Publisher:
             max_groups=max_groups,
             quarantine=quarantine,
         )
-        #: Entries added through this process so far.
-        self.added = 0
-        # Made once, not for each call.
-        self._read_one: Final = self._id_of_one
+        self._added = 0
+
+    @property
+    def added(self) -> int:
+        """Entries added through this process so far."""
+        return self._added + self.single.added
 
     def reconfigure(
         self, *, idempotency_window_seconds: float, max_groups: int, quarantine: QuarantineSettings
@@ -209,8 +213,7 @@ class Publisher:
         """
         is_plain = idempotency_key is None and max_length is max_age_seconds is None and not waits
         if len(entries) == 1 and is_plain:
-            write = self._xadd(stream, entries[0], stamp)
-            return Plan(write, stream, self._read_one, (_as_added,))
+            return self.single.plan_stamped(stream, entries[0], stamp, (_as_added,))
         script, operands = self._call(
             stream,
             entries,
@@ -228,38 +231,6 @@ class Publisher:
             lambda reply: self._read_added(stream, script.read(reply), idempotency_key),
             retry_safe=idempotency_key is not None,
         )
-
-    def plan_one(
-        self,
-        stream: str,
-        members: Mapping[str, Any],
-        sender: str,
-        conversions: tuple[Callable[[bytes], ResultT]],
-    ) -> Plan[ResultT]:
-        """Plan what `plan_add` does with one entry, a stamp of its sender and nothing else.
-
-        Args:
-            stream: As for `add`.
-            members: The entry.
-            sender: Its stamp.
-            conversions: The one that makes the result of the entry's ID; as plans have them.
-
-        Raises:
-            BusError: As `plan_add`.
-        """
-        write: Write | None = None
-        if not self._encryption.encrypts:
-            write = packed_add(stream, members, sender)
-        if write is None:
-            write = self._xadd(stream, members, entry_encoding.Stamp(sender))
-        return Plan(write, stream, self._read_one, conversions)
-
-    def _xadd(self, stream: str, members: Mapping[str, Any], stamp: entry_encoding.Stamp) -> Write:
-        fields = entry_encoding.encode_fields(members, stamp)
-        rule = self._encryption.rule_for(stream)
-        if rule is not None:
-            (fields,) = self._encryption.seal_all(stream, rule, (fields,))
-        return ("XADD", stream, "*", *chain.from_iterable(fields.items()))
 
     def _call(
         self,
@@ -312,12 +283,6 @@ class Publisher:
             **self._groups.operands(stream, self._max_groups),
         }
 
-    def _id_of_one(self, entry_id: bytes) -> bytes:
-        if type(entry_id) is not bytes:
-            raise TypeError("an entry has an ID")
-        self.added += 1
-        return entry_id
-
     def _read_added(
         self, stream: str, reply: Any, idempotency_key: str | None, confirmation: Confirmation | None = None
     ) -> Added:
@@ -330,7 +295,7 @@ class Publisher:
         if reply.outcome >= 3:
             return Added(ids, duplicate=reply.outcome == 4, confirmation=confirmation, waits=True)
         self._groups.note(stream, reply.groups)
-        self.added += 0 if reply.outcome else len(ids)
+        self._added += 0 if reply.outcome else len(ids)
         return Added(
             ids=ids,
             duplicate=reply.outcome == 1,

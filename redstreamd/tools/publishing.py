@@ -103,7 +103,7 @@ def _plan(call: Call[Bus], args: StreamAddArguments) -> Plan[StreamAdded] | Plan
     waits = call.quarantines(stream)
     entries = args.entries
     if len(entries) == 1 and not waits and (type(args) in ONLY_REQUIRED or _asked(args) == _NOTHING):
-        return bus.publisher.plan_one(stream, entries[0], call.principal.name, _ONE_ADDED)
+        return bus.publisher.single.plan(stream, entries[0], call.principal.name, _ONE_ADDED)
     if args.durability != "memory" or (args.reply_to is not None and args.reply_to not in creatable):
         return None
     plan = bus.publisher.plan_add(

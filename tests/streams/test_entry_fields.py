@@ -20,7 +20,7 @@ from redstreamd.redisio.reply_parsing import RawEntry
 from redstreamd.streams import entry_decoding, entry_encoding
 from redstreamd.streams.entry_decoding import decode
 from redstreamd.streams.entry_encoding import MAX_MEMBERS, Stamp, encode
-from redstreamd.streams.packed_entries import packed_add
+from redstreamd.streams.single_adds import packed_add
 from redstreamd.strict_json import MAX_INTEGER
 from tests.support.json_values import json_objects, json_text, text
 from tests.support.servers import Server
