@@ -18,8 +18,9 @@ import trio
 from redstreamd.errors import BusError
 from redstreamd.mcp_server.direct_waits import DirectWait
 from redstreamd.mcpio.connection_state import Era
-from redstreamd.mcpio.exchange import Exchange
+from redstreamd.mcpio.exchange import Exchange, Sink
 from redstreamd.mcpio.plain_calls import PlainCall
+from redstreamd.mcpio.session import Session
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.redis_request import Request
 from redstreamd.streams.plans import Plan, UnfinishedError, complete_plan
@@ -36,7 +37,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class DirectPath:
-    """Takes plain calls; `Session` asks it before it asks the kernel."""
+    """Takes plain calls, each as an exchange of its session; asked before the kernel is."""
 
     def __init__(self, toolbox: Toolbox[Any], redis: Redis, server_info: dict[str, Any]) -> None:
         """Call the tools of `toolbox`.
@@ -68,14 +69,16 @@ class DirectPath:
         arguments = None if prepared is None else prepared.decode(call.arguments, call.colons, call.long_text)
         return None if arguments is None else msgspec.structs.replace(call, decoded=arguments)
 
-    def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
+    def __call__(self, session: Session, call: PlainCall, size: int, sink: Sink) -> bool:
         """Take a call; False if it is left to the kernel, and then nothing was done."""
+        era = call.era
+        if session.draining.was_set or (era is not session.shown_era and not session.settle_era(era)):
+            return False
         toolbox = self.toolbox
         began = time.perf_counter()
         prepared = toolbox.prepared.get(call.tool) or toolbox.prepare(call.tool)
         if prepared is None:
             return False
-        session = exchange.session
         principal = session.principal
         if toolbox.hidden is not None and call.tool in toolbox.hidden[principal]:
             return False
@@ -84,7 +87,11 @@ class DirectPath:
             arguments = prepared.decode(call.arguments, call.colons, call.long_text)
             if arguments is None:
                 return False
-        rules, tail = toolbox.rules, self._tails[call.era]
+        exchange = Exchange(session, call.id, "tools/call", None, size, sink, call.progress_token)
+        if not session.in_flight.add(exchange):
+            return False
+        session.direct += 1
+        rules, tail = toolbox.rules, self._tails[era]
         known = None
         if rules.check_rate is None and not prepared.checks and (named := prepared.named) is not None:
             # The whole of what `check` would find.

@@ -9,15 +9,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from redstreamd.mcpio.connection_state import ConnectionState, Era
-from redstreamd.mcpio.exchange import Exchange
+from redstreamd.mcpio.exchange import Exchange, Sink
 from redstreamd.mcpio.jsonrpc import Params
 from redstreamd.mcpio.plain_calls import PlainCall
 
 if TYPE_CHECKING:
     from redstreamd.mcpio.session import Session
 
-TakeCall = Callable[[Exchange, PlainCall], bool]
-"""Serves a call without the SDK and ends the exchange; False if it does not take it and has done nothing."""
+TakeCall = Callable[["Session", PlainCall, int, Sink], bool]
+"""Serves a plain call of so many bytes without the SDK, as an `Exchange` of the session with this sink.
+
+False if it does not take it, and then nothing was done. It takes none while the session is `draining`, of
+another era (`Session.settle_era`), or that `RequestsInFlight.add` refuses.
+"""
 
 
 class Kernel(Protocol):

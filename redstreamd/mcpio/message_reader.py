@@ -185,6 +185,7 @@ class MessageReader:
                 return Left.FOR_TASK
         turn, process, session, outbox = self._turns, self._process, self._session, self._outbox
         limits, lines, decode = session.limits, splitter.lines, self._forms.decode
+        take = session.take_directly
         held_back, clock = turn.held_back, time.perf_counter
         left = Left.NOTHING
         while lines:
@@ -202,11 +203,12 @@ class MessageReader:
             if splitter.held:
                 splitter.took(line)
             call = decode(line, limits)
-            is_taken = session.take_call(call, len(line), outbox)
-            if not is_taken and call is not None:
+            is_taken = call is not None and take(session, call, len(line), outbox)
+            if call is not None and not is_taken:
                 # It may have been taken for another one by its form.
                 self._forms.forget()
-                is_taken = session.take_call(decode(line, limits), len(line), outbox)
+                call = decode(line, limits)
+                is_taken = call is not None and take(session, call, len(line), outbox)
             if not is_taken:
                 if by_task:
                     self._refused = line

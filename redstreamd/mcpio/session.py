@@ -76,21 +76,21 @@ class Session:
         subscriptions: Each URI of `resources/subscribe` in the handshake era, with the last version reported.
             Handlers keep it up to date, because it is part of the connection's state.
         in_flight: The requests in flight.
-        direct: How many requests the direct path took.
+        direct: How many requests the direct path took; it counts them.
+        shown_era: The era of the plain calls that are taken; None until one is known, see `settle_era`.
+        take_directly: The direct path; what it refuses is for `handle`.
     """
 
     __slots__ = (
         "__weakref__",
-        "_direct_path",
+        "_decode_directly",
         "_early",
         "_early_bytes",
-        "_era",
         "_handled",
         "_kernel",
         "_kernels",
         "_last_ordered",
         "_report",
-        "_take_directly",
         "account",
         "connection_id",
         "direct",
@@ -100,9 +100,11 @@ class Session:
         "limits",
         "principal",
         "share",
+        "shown_era",
         "sink",
         "start_soon",
         "subscriptions",
+        "take_directly",
     )
 
     def __init__(
@@ -156,17 +158,19 @@ class Session:
         self.in_flight = RequestsInFlight(limits, share)
         self.direct = self._handled = 0
         self._report = report
-        self._direct_path = direct_path
         # A bound method is called faster than an object that has `__call__`.
-        self._take_directly: TakeCall | None = (
-            None if direct_path is None else direct_path.__call__  # type: ignore[operator]
+        self.take_directly: TakeCall = (
+            _takes_none if direct_path is None else direct_path.__call__  # type: ignore[operator]
+        )
+        # A direct path may be a plain function.
+        self._decode_directly: Callable[[PlainCall], PlainCall | None] | None = getattr(
+            direct_path, "decode", None
         )
         self._kernels = kernels
         self._kernel: Kernel | None = None
         if state is not None and state.era is not None:
             self._kernel = kernels.open(state.era, self, state)
-        # Set once the client has shown its era.
-        self._era: Era | None = None if state is None else state.era
+        self.shown_era: Era | None = None if state is None else state.era
         self._early: list[Notification] = []
         self._early_bytes = 0
         # Set when the last of the ordered requests is done.
@@ -181,9 +185,9 @@ class Session:
     def era(self) -> Era | None:
         """The era the client speaks; None until it has shown that."""
         kernel = self._kernel
-        if self._era is None and kernel is not None and kernel.settled:
-            self._era = kernel.era
-        return self._era
+        if self.shown_era is None and kernel is not None and kernel.settled:
+            self.shown_era = kernel.era
+        return self.shown_era
 
     @property
     def takes_batches(self) -> bool:
@@ -196,47 +200,28 @@ class Session:
         Never blocks. Whatever it refuses (another message or era, a limit, the end of the session) is
         answered by `handle`, which is to be called then.
         """
-        return self.take_call(plain_calls.decode(message, self.limits), len(message), sink)
+        call = plain_calls.decode(message, self.limits)
+        return call is not None and self.take_directly(self, call, len(message), sink)
 
     async def take_long(self, message: bytes, sink: Sink) -> bool:
         """Serve a long message as `take` does, in steps, between which others are served.
 
         Cancellation: nothing was done; the message can be served again.
         """
-        if self._direct_path is None or self.draining.is_set():
+        if self.take_directly is _takes_none or self.draining.is_set():
             return False
         call = plain_calls.decode(message, self.limits)
         await turns().part(self.account)
-        # A direct path may be a plain function.
-        decode: Callable[[PlainCall], PlainCall | None] | None = getattr(self._direct_path, "decode", None)
-        if call is not None and decode is not None:
-            call = decode(call)
+        if call is not None and self._decode_directly is not None:
+            call = self._decode_directly(call)
             await turns().part(self.account)
-        return not self.draining.is_set() and self.take_call(call, len(message), sink)
+        return call is not None and self.take_directly(self, call, len(message), sink)
 
-    def take_call(self, call: PlainCall | None, size: int, sink: Sink) -> bool:
-        """Serve a decoded message of so many bytes as `take` does; None stands for no plain call."""
-        if (
-            call is None
-            or self._take_directly is None
-            or self.draining.was_set
-            or (call.era is not self._era and not self._settle_era(call.era))
-        ):
-            return False
-        exchange = Exchange(self, call.id, "tools/call", None, size, sink, call.progress_token)
-        if not self.in_flight.add(exchange):
-            return False
-        if not self._take_directly(exchange, call):
-            exchange.discard()
-            return False
-        self.direct += 1
-        return True
-
-    def _settle_era(self, era: Era) -> bool:
+    def settle_era(self, era: Era) -> bool:
         """Let a valid envelope settle the era if nothing has yet; return whether calls of `era` are taken."""
-        if self._era is None and self.era is None and era is Era.MODERN and self._kernel is None:
-            self._era = era
-        return self._era is era
+        if self.shown_era is None and self.era is None and era is Era.MODERN and self._kernel is None:
+            self.shown_era = era
+        return self.shown_era is era
 
     async def handle(self, message: bytes, sink: Sink) -> None:
         """Serve a message that `take` did not; returns once the next one may be served.
@@ -397,7 +382,7 @@ class Session:
         kernel = self._kernel
         if kernel is not None and kernel.settled:
             return kernel
-        era = self._era or self._kernels.era_of(exchange.method, exchange.params)
+        era = self.shown_era or self._kernels.era_of(exchange.method, exchange.params)
         if kernel is None or kernel.era is not era:
             if kernel is not None:
                 await kernel.aclose()
@@ -500,6 +485,10 @@ class Session:
     def _reject(rejection: Rejection, sink: Sink, batched: bool = False) -> None:
         line = rejection.line()
         sink.answer(jsonrpc.in_batch(line) if batched else line)
+
+
+def _takes_none(_session: Session, _call: PlainCall, _size: int, _sink: Sink) -> bool:
+    return False
 
 
 def _ended(_task: Task) -> bool:

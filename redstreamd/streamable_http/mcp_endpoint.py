@@ -262,7 +262,8 @@ class McpEndpoint:
         if problem is not None:
             response.answer(problem.line())
             return True
-        return caller.session.take_call(call, size, response)
+        session = caller.session
+        return session.take_directly(session, call, size, response)
 
     async def _serve_long(
         self, head: RequestHead, body: bytes, response: McpResponse, caller: _Caller

@@ -24,10 +24,11 @@ from redstreamd.errors import Code
 from redstreamd.errors.defects import Defect
 from redstreamd.mcp_server.direct_calls import DirectPath
 from redstreamd.mcp_server.server_info import NAME, TITLE
-from redstreamd.mcpio.exchange import Exchange, Sink
+from redstreamd.mcpio.exchange import Sink
 from redstreamd.mcpio.jsonrpc import RequestId
 from redstreamd.mcpio.kernels import TakeCall
 from redstreamd.mcpio.plain_calls import PlainCall
+from redstreamd.mcpio.session import Session
 from redstreamd.policy import Principal
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
@@ -568,9 +569,8 @@ class _Wrong(DirectPath):
         path = surface.path
         super().__init__(path.toolbox, path.redis, {"name": NAME, "title": TITLE, "version": __version__})
 
-    def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
-        exchange.sink = _Changing(exchange.sink, self.changed_line)
-        return super().__call__(exchange, call)
+    def __call__(self, session: Session, call: PlainCall, size: int, sink: Sink) -> bool:
+        return super().__call__(session, call, size, _Changing(sink, self.changed_line))
 
     def changed_line(self, line: bytes) -> bytes:
         raise NotImplementedError
@@ -637,14 +637,14 @@ class _Lenient(_Rewriting):
 
     def rewritten(self, message: dict[str, Any]) -> None: ...
 
-    def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
+    def __call__(self, session: Session, call: PlainCall, size: int, sink: Sink) -> bool:
         try:
             arguments = json.loads(bytes(call.arguments))
         except ValueError:
-            return super().__call__(exchange, call)
+            return super().__call__(session, call, size, sink)
         changed = json.dumps(self.changed(arguments)).encode()
         plain = msgspec.structs.replace(call, arguments=changed)
-        return super().__call__(exchange, plain)
+        return super().__call__(session, plain, size, sink)
 
     def changed(self, arguments: Any) -> Any:
         return arguments

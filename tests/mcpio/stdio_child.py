@@ -15,17 +15,21 @@ import trio
 
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.client_connection import ClientConnection
-from redstreamd.mcpio.exchange import Exchange
+from redstreamd.mcpio.exchange import Exchange, Sink
 from redstreamd.mcpio.pending_kernels import PendingKernels
 from redstreamd.mcpio.plain_calls import PlainCall
+from redstreamd.mcpio.session import Session
 from redstreamd.mcpio.standard_streams import open_stdio_stream
 from redstreamd.policy import Principal
 
 GREETING = {"capabilities": {"tools": {}}, "serverInfo": {"name": "test", "version": "1"}}
 
 
-def call_tool(exchange: Exchange, call: PlainCall) -> bool:
+def call_tool(session: Session, call: PlainCall, size: int, sink: Sink) -> bool:
     """Answer a call of ``echo`` or ``big``."""
+    exchange = Exchange(session, call.id, "tools/call", None, size, sink)
+    if not session.settle_era(call.era) or not session.in_flight.add(exchange):
+        return False
     arguments = json.loads(bytes(call.arguments))
     text = arguments["text"] if call.tool == "echo" else "x" * arguments["bytes"]
     exchange.answer(jsonrpc.result(exchange.id, {"content": [{"type": "text", "text": text}]}))

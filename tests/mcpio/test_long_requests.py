@@ -14,10 +14,10 @@ from redstreamd.admission.memory import Memory
 from redstreamd.admission.turns import Turns
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_state import ConnectionState
-from redstreamd.mcpio.exchange import Exchange
+from redstreamd.mcpio.exchange import Sink
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.mcpio.protocol_eras import Kernels
-from redstreamd.mcpio.session import LONG_FOR_THE_KERNEL, LONG_MESSAGE
+from redstreamd.mcpio.session import LONG_FOR_THE_KERNEL, LONG_MESSAGE, Session
 from tests.mcpio.serving import PRINCIPAL, make_server, socket_pair, virtual_time
 from tests.support.mcp_client import RawClient
 
@@ -35,7 +35,7 @@ class TakesNothing:
     def decode(self, call: PlainCall) -> PlainCall:
         return call
 
-    def __call__(self, exchange: Exchange, call: PlainCall) -> bool:
+    def __call__(self, session: Session, call: PlainCall, size: int, sink: Sink) -> bool:
         return False
 
 

@@ -12,15 +12,15 @@ import pytest
 import trio
 import trio.testing
 
+from redstreamd.mcpio import exchange
 from redstreamd.mcpio.client_connection import EOF_GRACE_SECONDS, FINAL_WRITE_SECONDS, ClientConnection
 from redstreamd.mcpio.connection_events import ConnectionClosed, Ending, Event
 from redstreamd.mcpio.connection_state import ConnectionState, Era
-from redstreamd.mcpio.exchange import Exchange
 from redstreamd.mcpio.jsonrpc import NOT_NOW
 from redstreamd.mcpio.pending_kernels import PendingKernels
 from redstreamd.mcpio.plain_calls import PlainCall
 from redstreamd.mcpio.protocol_eras import Kernels
-from redstreamd.mcpio.session import Task
+from redstreamd.mcpio.session import Session, Task
 from tests.mcpio.serving import PRINCIPAL, Sink, Tools, make_server, make_session, socket_pair, virtual_time
 from tests.mcpio.test_exchange import ENVELOPE, HANDSHAKE
 from tests.support.waiting import until
@@ -28,9 +28,12 @@ from tests.support.waiting import until
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": ENVELOPE}}
 
 
-def take(exchange: Exchange, call: PlainCall) -> bool:
+def take(session: Session, call: PlainCall, size: int, sink: exchange.Sink) -> bool:
     """Serve a call without the kernels."""
-    exchange.answer(b'{"id":%d,"result":"direct"}\n' % exchange.id)
+    request = exchange.Exchange(session, call.id, "tools/call", None, size, sink)
+    if not session.settle_era(call.era) or not session.in_flight.add(request):
+        return False
+    request.answer(b'{"id":%d,"result":"direct"}\n' % request.id)
     return True
 
 
