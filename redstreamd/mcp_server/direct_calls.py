@@ -52,6 +52,7 @@ class DirectPath:
         # call needs a timer of its own, and so a task.
         self.uses_plans = toolbox.timeout_seconds >= redis.command_timeout
         self.redis: Final = redis
+        self.queues: Final = redis.queues
         stamp = _encode({_SERVER_INFO_KEY: server_info})
         # What follows on a result's members.
         self._tails: Final = {
@@ -180,7 +181,7 @@ class _DirectCall(Invocation[Any], eq=False):
             self._carry_out_in_task(None)
             return
         try:
-            self.request = path.redis.submit(plan.write, self._on_reply, plan.stream, plan.role)
+            self.request = path.queues[plan.role].submit(plan.write, self._on_reply, plan.stream)
         except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
             self._complete_in_task(plan, error)
             return

@@ -1,7 +1,8 @@
 """What lasts of a client: its era, the requests in flight, its subscriptions.
 
-Turns messages into exchanges, and has each served: by the direct path, if that takes it, else by the SDK's
-kernel. The one place where exceptions become JSON-RPC errors. Knows nothing of byte streams, nor of the SDK.
+Has plain calls served by the direct path, which makes exchanges of those that it takes. Makes all other
+requests exchanges, and has the SDK's kernel serve them. The one place where exceptions become JSON-RPC
+errors. Knows nothing of byte streams, nor of the SDK.
 
 It differs from the SDK's dispatcher on purpose. Invalid JSON is answered with -32700, not dropped. A
 malformed message is answered with -32600, as is an id that is null, neither string nor integer, or already in

@@ -1,8 +1,8 @@
 """Redis as the rest of the daemon holds it: one value, whatever servers are behind it.
 
-Owns how any command is sent, and its reply awaited or called back for. Which node a command goes to, by its
-key, is known to the `Topology`, and what becomes of a lost one in ``delivery``; which commands belong
-together, and what their results mean to an agent, is not known here.
+Owns how any command is sent, and its reply awaited; its `queues` send without waiting, and call back. Which
+node a command goes to, by its key, is known to the `Topology`, and what becomes of a lost one in
+``delivery``; which commands belong together, and what their results mean to an agent, is not known here.
 
 Behaviour common to all: errors are those of `Node.execute`; a cancelled call may or may not have taken
 effect.
@@ -17,15 +17,11 @@ import trio
 from redis.exceptions import RedisError
 
 from redstreamd.redisio import Arg, Role
-from redstreamd.redisio.connect_errors import STILL_CONNECTING
 from redstreamd.redisio.connection import Connection
-from redstreamd.redisio.delivery import Write, deliver, deliver_confirmed
-from redstreamd.redisio.joint_calls import JointCalls
+from redstreamd.redisio.delivery import deliver, deliver_confirmed
 from redstreamd.redisio.lost_replies import send_with_retries
 from redstreamd.redisio.node import Node
-from redstreamd.redisio.redis_errors import NotSent
-from redstreamd.redisio.redis_request import Request
-from redstreamd.redisio.script import JoinableCall, PackedCommand, Script, ScriptCall
+from redstreamd.redisio.script import Script, ScriptCall, Write
 from redstreamd.redisio.topology import Topology, TopologyStatus
 from redstreamd.redisio.traffic import Traffic
 from redstreamd.redisio.typed_commands import TypedCommands
@@ -42,8 +38,9 @@ class Redis(TypedCommands):
         super().__init__(topology)
         #: The node that serves a key, or any for None; None if that is not known at the moment.
         self.node_for: Final = topology.node_for
+        #: What sends commands without waiting, by role.
+        self.queues: Final = topology.queues
         self._shared: dict[Any, Any] = {}
-        self._joint: Final = JointCalls()
         #: How often keys may have got other nodes so far.
         self.moves = 0
         self._on_moved: Callable[[], None] = lambda: None
@@ -103,7 +100,7 @@ class Redis(TypedCommands):
         return redirection.node if redirection is not None and redirection.asking else None
 
     def is_connected(self, role: Role, *, key: str | bytes) -> bool:
-        """Return whether `submit` would send a command for `key` now."""
+        """Return whether its queue would send a command for `key` now."""
         node = self.node_for(key)
         return node is not None and node.roles[role].connection is not None
 
@@ -168,40 +165,6 @@ class Redis(TypedCommands):
         call = ScriptCall(script, keys, args)
         return deliver(self.topology, call, key, role, retry_safe=retry_safe, deadline=deadline)
 
-    def submit(
-        self,
-        write: Write,
-        then: Callable[[Any], None] | None,
-        key: str | bytes,
-        role: Role = Role.COMMAND,
-    ) -> Request:
-        """Send a command or a script if there is a connection, and return at once.
-
-        Args:
-            write: What to send; a `JoinableCall` together with others, at the end of the pass at the latest.
-            then: See `Pipeline.enqueue`. Whoever wants more than an exception goes on with `complete`.
-            key: As for `execute`.
-            role: Which connection.
-
-        Raises:
-            NotSent: There is no connection now.
-            QueueFull: Too much is queued for it already.
-        """
-        node = self.topology.only_node or self.node_for(key)
-        if node is None:
-            raise NotSent(STILL_CONNECTING)
-        pipeline = node.roles[role].pipeline
-        if type(write) is PackedCommand:
-            return pipeline.enqueue(write, then)
-        if type(write) is JoinableCall:
-            return self._joint.add(pipeline, write, then)
-        if self._joint:
-            self._joint.queue_all()
-        return pipeline.enqueue(
-            write.by_digest if type(write) is ScriptCall else write,  # type: ignore[arg-type]
-            then,
-        )
-
     def complete(
         self,
         write: Write,
@@ -212,11 +175,11 @@ class Redis(TypedCommands):
         deadline: float,
         role: Role = Role.COMMAND,
     ) -> Coroutine[Any, Any, Any]:
-        """Go on with what `submit` began, and return the reply.
+        """Go on with what `CommandQueue.submit` began, and return the reply.
 
         Args:
             write: What was sent.
-            after: What `submit` raised or gave to `then`.
+            after: What that raised or gave to `then`.
             key: As for `execute`.
             retry_safe: As in `execute`.
             deadline: When to give up: `command_timeout` seconds after it was submitted.

@@ -17,15 +17,12 @@ from redstreamd.errors import BusError
 from redstreamd.redisio import Arg, Role
 from redstreamd.redisio.lost_replies import Routes, send_with_retries
 from redstreamd.redisio.redis_errors import ConnectionEnded, ServerReplied
-from redstreamd.redisio.script import JoinableCall, PackedCommand, ScriptCall
+from redstreamd.redisio.script import JoinableCall, PackedCommand, ScriptCall, Write
 from redstreamd.redisio.write_confirmation import ConfirmedWrite
 
 if TYPE_CHECKING:
     from redstreamd.redisio.connection import Connection
     from redstreamd.redisio.node import Node
-
-Write = tuple[Arg, ...] | ScriptCall | JoinableCall | PackedCommand
-"""A command, or a script with its operands."""
 
 Key = str | bytes | None
 

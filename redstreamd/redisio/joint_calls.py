@@ -14,18 +14,20 @@ a trace; what becomes of a lost or refused request is told to each of its calls,
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from trio.lowlevel import reschedule
+from trio.lowlevel import RunVar, reschedule
 
 from redstreamd.admission.accounts import Account
 from redstreamd.admission.turns import turns
 from redstreamd.errors import BusError
 from redstreamd.errors.defects import report_defect
-from redstreamd.redisio.pipeline import Pipeline
 from redstreamd.redisio.redis_request import Request
 from redstreamd.redisio.script import JoinableCall, ScriptCall
 from redstreamd.stream_io import flush_at_end_of_pass
+
+if TYPE_CHECKING:
+    from redstreamd.redisio.pipeline import Pipeline
 
 #: Calls that one request serves at most, and what they bring together: no more than one call may bring. With
 #: more, the others of a client would wait for longer, and Redis for the first.
@@ -90,6 +92,19 @@ class JointCalls:
         for joint, error in refused:
             joint.answer(error)
         return bool(refused)
+
+
+_JOINT: Final = RunVar[JointCalls]("redstreamd joint calls")
+
+
+def joint_calls() -> JointCalls:
+    """Return those of the run of trio that this is called in."""
+    try:
+        return _JOINT.get()
+    except LookupError:
+        made = JointCalls()
+        _JOINT.set(made)
+        return made
 
 
 class _Joined(Request, eq=False, gc=False):

@@ -22,6 +22,7 @@ from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.error_replies import bus_error
 from redstreamd.redisio.lost_replies import Redirection, send_with_retries
 from redstreamd.redisio.missing_permissions import named
+from redstreamd.redisio.pipeline import Pipeline
 from redstreamd.redisio.reauth import LoginEvent, Reauthentication
 from redstreamd.redisio.reconnecting import RETIRE_SECONDS, ReconnectingConnection, reconnect_backoff
 from redstreamd.redisio.redis_errors import ConnectionEnded, Problem, ServerReplied
@@ -75,6 +76,7 @@ class Node:
 
     Attributes:
         roles: The connection of each role.
+        queues: Its pipeline, which takes commands without waiting; a closed one while it is not connected.
         hooks: Of the watch connection.
         traffic: What went over the connections of each role so far.
         incarnation: Another number as soon as another process may be the server: with each connection for
@@ -120,12 +122,14 @@ class Node:
         self.hooks = hooks or NodeHooks()
         self._health = ServerHealth(target.label, self._ask, on_event=self._tell)
         self.traffic: Final = traffic or {role: Traffic() for role in Role}
+        self.queues: Final[dict[Role, Pipeline]] = {}
         connected = {Role.WATCH: self._watch_connected, Role.COMMAND: self._begin_incarnation}
         self.roles: Final = {
             role: ReconnectingConnection(
                 role,
                 target,
                 connect=self._connector(role),
+                queues=self.queues,
                 connect_grace=connect_grace,
                 backoff=backoff or reconnect_backoff(),
                 on_event=self._health,

@@ -19,9 +19,10 @@ from redstreamd.admission.turns import Turns
 from redstreamd.redisio import Arg
 from redstreamd.redisio.awaited_replies import AwaitedReplies
 from redstreamd.redisio.deferred_requests import DeferredRequests
+from redstreamd.redisio.joint_calls import joint_calls
 from redstreamd.redisio.redis_errors import NotSent, Problem, QueueFull, ReplyLost
 from redstreamd.redisio.redis_request import Request
-from redstreamd.redisio.script import PackedCommand
+from redstreamd.redisio.script import JoinableCall, PackedCommand, ScriptCall, Write
 from redstreamd.redisio.traffic import Traffic
 from redstreamd.redisio.work_window import (
     BYTE_SECONDS,
@@ -136,6 +137,20 @@ class Pipeline:
     def sent(self) -> int:
         """Requests sent so far."""
         return self._sent
+
+    def submit(self, write: Write, then: Callable[[Any], None] | None, _key: object = None) -> Request:
+        """Queue a command or a script, see `CommandQueue.submit`; any key is one of this server."""
+        if type(write) is PackedCommand:
+            return self.enqueue(write, then)
+        joint = joint_calls()
+        if type(write) is JoinableCall:
+            return joint.add(self, write, then)
+        if joint:
+            joint.queue_all()
+        return self.enqueue(
+            write.by_digest if type(write) is ScriptCall else write,  # type: ignore[arg-type]
+            then,
+        )
 
     def enqueue(
         self,

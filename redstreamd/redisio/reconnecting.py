@@ -96,6 +96,7 @@ class ReconnectingConnection:
         target: Target,
         *,
         connect: Callable[[], Connection],
+        queues: dict[Role, Pipeline],
         connect_grace: float,
         backoff: AbstractBackoff,
         on_event: Callable[[RoleEvent], None],
@@ -107,6 +108,7 @@ class ReconnectingConnection:
             role: What the connections are for.
             target: For messages, and for what its operator knows.
             connect: Makes a fresh connection object.
+            queues: Gets the pipeline of the connection, by the role; a closed one while there is none.
             connect_grace: Seconds that `wait_open` waits after the connection was lost.
             backoff: Pauses between attempts.
             on_event: Called with every failed attempt and every change; must not raise.
@@ -123,8 +125,8 @@ class ReconnectingConnection:
         self._wanted = trio.Event()
         self._waiters = trio.lowlevel.ParkingLot()
         self._connection: Connection | None = None
-        #: Takes commands without waiting; a closed one while there is no connection.
-        self.pipeline = _NO_PIPELINE
+        self._queues = queues
+        queues[role] = _NO_PIPELINE
         self._problem: Problem | None = None
         self._failed_attempts = 0
         self._stopped = False
@@ -235,7 +237,7 @@ class ReconnectingConnection:
                         seconds = self._release(ended.problem)
                     await trio.sleep(seconds)
         finally:
-            self._connection, self.pipeline = None, _NO_PIPELINE
+            self._use(None)
             self._stopped = True
             self._problem = connect_errors.SHUTTING_DOWN if self._retired is None else self._retired
             self._waiters.unpark_all()
@@ -276,7 +278,7 @@ class ReconnectingConnection:
     def _let_go(self, problem: Problem, answers_within: float = RETIRE_SECONDS) -> None:
         """Use the connection, or the attempt to make one, no more."""
         connection = self.connection
-        self._connection, self.pipeline = None, _NO_PIPELINE
+        self._use(None)
         if connection is not None:
             self._is_moving = True
             connection.retire(problem, answers_within)
@@ -288,14 +290,17 @@ class ReconnectingConnection:
     def adopt(self, connection: Connection) -> None:
         """Use `connection`, which has just become usable."""
         now = trio.current_time()
-        self._connection = connection
-        self.pipeline = connection.pipeline
+        self._use(connection)
         down_seconds, self._since = now - self._since, now
         self._on_connected()
         self._on_event(
             Connected(self._role, self._label, connection.server, self._failed_attempts, down_seconds)
         )
         self._waiters.unpark_all()
+
+    def _use(self, connection: Connection | None) -> None:
+        self._connection = connection
+        self._queues[self._role] = _NO_PIPELINE if connection is None else connection.pipeline
 
     def _release(self, problem: Problem) -> float:
         """Take note of a connection's end, or of an attempt's; return the seconds until the next."""
@@ -306,7 +311,7 @@ class ReconnectingConnection:
         self._failed_attempts += 1
         if self._connection is not None:
             now = trio.current_time()
-            self._connection, self.pipeline = None, _NO_PIPELINE
+            self._use(None)
             up_seconds, self._since = now - self._since, now
             if up_seconds >= _STABLE_SECONDS:
                 seconds = 0.0

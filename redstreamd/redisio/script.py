@@ -150,3 +150,7 @@ def _called(text: str) -> tuple[str, ...]:
 
 def _name(call: re.Match[str]) -> str:
     return f"{call['name']} {call['sub']}" if call["name"] in _CONTAINERS and call["sub"] else call["name"]
+
+
+Write = tuple[Arg, ...] | ScriptCall | JoinableCall | PackedCommand
+"""A command, or a script with its operands."""

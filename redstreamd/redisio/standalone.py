@@ -31,7 +31,8 @@ class Standalone(Topology):
     def __init__(self, deployment: Deployment, **options: Any) -> None:
         """As `Topology`."""
         super().__init__(deployment, **options)
-        self.node = self.only_node = self._new_node(deployment.target)
+        self.node = self._new_node(deployment.target)
+        self.queues = self.node.queues
         self._resolved_at = -float("inf")
 
     @classmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import trio
@@ -16,10 +16,13 @@ from redis.backoff import AbstractBackoff
 from redis.exceptions import RedisError
 
 from redstreamd.redisio import Role
+from redstreamd.redisio.connect_errors import STILL_CONNECTING
 from redstreamd.redisio.connection import ConnectionStatistics
 from redstreamd.redisio.lost_replies import Redirection
 from redstreamd.redisio.node import Node, NodeHooks, RedisEvent
-from redstreamd.redisio.redis_errors import Problem, ProblemKind
+from redstreamd.redisio.redis_errors import NotSent, Problem, ProblemKind
+from redstreamd.redisio.redis_request import Request
+from redstreamd.redisio.script import Write
 from redstreamd.redisio.server_health import RedisStatus, RoleStatus, State
 from redstreamd.redisio.target import Deployment, Target, TopologyKind
 from redstreamd.redisio.traffic import Traffic
@@ -86,6 +89,41 @@ def _worst(states: list[RoleStatus]) -> RoleStatus:
     return min(states, key=lambda state: (not state.wanted, state.connected))
 
 
+class CommandQueue(Protocol):
+    """Takes what is sent over the connections of one role."""
+
+    def submit(self, write: Write, then: Callable[[Any], None] | None, key: str | bytes) -> Request:
+        """Send a command or a script if there is a connection, and return at once.
+
+        Args:
+            write: What to send. A `JoinableCall` is sent together with others, at the end of the pass at the
+                latest, and before what follows it on behalf of the same account, but for packed commands.
+            then: See `Pipeline.enqueue`. Whoever wants more than an exception goes on with `Redis.complete`.
+            key: Decides which node gets it, see `Redis.execute`.
+
+        Raises:
+            NotSent: There is no connection now.
+            QueueFull: Too much is queued for it already.
+        """
+        ...
+
+
+class QueueByKey:
+    """The queues of all nodes, for one role."""
+
+    def __init__(self, topology: Topology, role: Role) -> None:
+        """Submit to the nodes of `topology`."""
+        self._topology = topology
+        self._role = role
+
+    def submit(self, write: Write, then: Callable[[Any], None] | None, key: str | bytes) -> Request:
+        """Submit to the node of the key; see `CommandQueue`."""
+        node = self._topology.node_for(key)
+        if node is None:
+            raise NotSent(STILL_CONNECTING)
+        return node.queues[self._role].submit(write, then, key)
+
+
 class Topology(ABC):
     """The nodes behind one `Redis`; as `Routes` it knows which of them serves a key.
 
@@ -94,7 +132,7 @@ class Topology(ABC):
         command_timeout: Seconds for one command, everything included.
         hooks: What the owner of the watch connections is told.
         traffic: What went over the connections of each role so far, of all nodes together.
-        only_node: The node of every key, where there is but one for good; else None.
+        queues: What takes commands without waiting, by role; where one node has every key for good, its own.
         on_moved: Called when keys may have other nodes than before, or one is retired; must neither block nor
             raise.
     """
@@ -122,7 +160,7 @@ class Topology(ABC):
         self._on_event = on_event
         self.hooks: Final = NodeHooks()
         self.traffic: Final[Mapping[Role, Traffic]] = {role: Traffic() for role in Role}
-        self.only_node: Node | None = None
+        self.queues: Mapping[Role, CommandQueue] = {role: QueueByKey(self, role) for role in Role}
         self.on_moved: Callable[[], None] = lambda: None
 
     def _new_node(self, target: Target) -> Node:

@@ -12,9 +12,10 @@ from typing import Any, Final
 import trio
 
 from redstreamd.errors import BusError
+from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.delivery import Write
 from redstreamd.redisio.redis_errors import NotSent, ServerReplied
+from redstreamd.redisio.script import Write
 
 #: Requests sent at a time: half a millisecond of the loop, and as much of the server's time.
 AT_ONCE: Final = 16
@@ -52,8 +53,9 @@ async def _ask(redis: Redis, requests: Sequence[tuple[str, Write]]) -> list[Any]
         if not missing:
             complete.set()
 
+    queue = redis.queues[Role.COMMAND]
     for number, (key, write) in enumerate(requests):
-        redis.submit(write, partial(take, number), key=key)
+        queue.submit(write, partial(take, number), key)
     await complete.wait()
     for number, reply in enumerate(replies):
         if isinstance(reply, Exception):

@@ -21,10 +21,9 @@ import trio
 from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.delivery import Write
 from redstreamd.redisio.redis_errors import ConnectionEnded, Recovery, ServerReplied
 from redstreamd.redisio.redis_request import Request
-from redstreamd.redisio.script import ScriptCall
+from redstreamd.redisio.script import ScriptCall, Write
 from redstreamd.streams.armed_keys import QUEUED, ArmedKeys
 from redstreamd.streams.concurrency import MAX_IN_FLIGHT, gather
 from redstreamd.streams.deadlines import Deadlines
@@ -172,7 +171,7 @@ class NodeArming:
             return None
         arming = self._keys.begin((name,), self)
         try:
-            request = self.node.roles[Role.WATCH].pipeline.enqueue(
+            request = self.node.queues[Role.WATCH].enqueue(
                 write.by_digest if type(write) is ScriptCall else write,  # type: ignore[arg-type]
                 partial(self._on_read, name, arming, reader, then),
             )
@@ -184,14 +183,14 @@ class NodeArming:
     def look(self, name: bytes, then: Callable[[Any], None]) -> None:
         """Ask the node whether a key exists; nothing is told if there is no connection."""
         try:
-            self.node.roles[Role.WATCH].pipeline.enqueue(("EXISTS", name), then)
+            self.node.queues[Role.WATCH].enqueue(("EXISTS", name), then)
         except (ConnectionEnded, BusError):
             # All of its keys are armed again on the next connection.
             return
 
     def _ping(self, then: Callable[[Any], None]) -> None:
         try:
-            self.node.roles[Role.WATCH].pipeline.enqueue(("PING",), then, is_own=True)
+            self.node.queues[Role.WATCH].enqueue(("PING",), then, is_own=True)
         except (ConnectionEnded, BusError) as error:
             then(error)
 
@@ -281,7 +280,7 @@ class NodeArming:
     def _submit(self, names: list[bytes]) -> bool:
         """Send what arms keys; return False if some could not be sent, which are in the queue then."""
         arming = self._keys.begin(names, self)
-        pipeline = self.node.roles[Role.WATCH].pipeline
+        pipeline = self.node.queues[Role.WATCH]
         groups = [[name] for name in names] if self._one_by_one else [names]
         for number, group in enumerate(groups):
             try:

@@ -237,8 +237,8 @@ class Place:
             places.hub.background.start(self._read)
             return
         try:
-            self._request = places.redis.submit(
-                plan.write, partial(self._on_reply, plan), plan.stream, plan.role
+            self._request = places.redis.queues[plan.role].submit(
+                plan.write, partial(self._on_reply, plan), plan.stream
             )
         except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
             self._complete(plan, error, trio.current_time() + places.redis.command_timeout)

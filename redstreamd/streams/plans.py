@@ -18,8 +18,8 @@ from redstreamd.admission.turns import ACCOUNT
 from redstreamd.errors import BusError
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.delivery import Write
 from redstreamd.redisio.redis_request import Request
+from redstreamd.redisio.script import Write
 from redstreamd.redisio.unexpected_replies import UNREADABLE, UnexpectedReply, unexpected_reply
 from redstreamd.streams.background import Background
 from redstreamd.streams.error_context import explain_errors
@@ -213,7 +213,7 @@ async def run_plan(redis: Redis, plan: Plan[ResultT]) -> ResultT:
     """
     deadline = trio.current_time() + redis.command_timeout
     try:
-        request = redis.submit(plan.write, None, plan.stream, plan.role)
+        request = redis.queues[plan.role].submit(plan.write, None, plan.stream)
         reply = await request.reply()
     except Exception as error:  # noqa: BLE001 - `complete` raises what is no matter of it
         return await complete_plan(redis, plan, error, deadline)
@@ -300,7 +300,7 @@ def start_plan(
             done(result)
 
     try:
-        started.request = redis.submit(plan.write, on_reply, plan.stream, plan.role)
+        started.request = redis.queues[plan.role].submit(plan.write, on_reply, plan.stream)
     except Exception as error:  # noqa: BLE001 - `complete_plan` knows what to do about it
         complete(error, trio.current_time() + redis.command_timeout)
     return started

@@ -66,7 +66,7 @@ class SharedPages:
             shared = _Shared(plan)
             answer = partial(self._on_reply, key, shared)
             try:
-                shared.request = self._redis.submit(plan.write, answer, stream, plan.role)
+                shared.request = self._redis.queues[plan.role].submit(plan.write, answer, stream)
             except Exception:  # noqa: BLE001 - it raises the same, or knows what to do about it
                 return await run_plan(self._redis, plan)
             self._reads[key] = shared

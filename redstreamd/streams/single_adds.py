@@ -13,8 +13,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from redstreamd.redisio.delivery import Write
-from redstreamd.redisio.script import PackedCommand
+from redstreamd.redisio.script import PackedCommand, Write
 from redstreamd.streams.entry_encoding import (
     ESCAPE,
     FORMAT,

@@ -47,9 +47,9 @@ from redstreamd.admission.accounts import Account
 from redstreamd.admission.claims import WAITS, Limit
 from redstreamd.admission.turns import next_turn
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.delivery import Write
 from redstreamd.redisio.node import Node
 from redstreamd.redisio.redis_request import Request
+from redstreamd.redisio.script import Write
 from redstreamd.streams.armed_keys import QUEUED, REFUSED, ArmedKeys, WatchedKey
 from redstreamd.streams.background import Background
 from redstreamd.streams.deadlines import Deadlines

@@ -32,8 +32,9 @@ from redstreamd.mcpio.session import Session
 from redstreamd.policy import Principal
 from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.delivery import Write
 from redstreamd.redisio.redis_request import Request
+from redstreamd.redisio.script import Write
+from redstreamd.redisio.topology import CommandQueue
 from redstreamd.settings import Settings, ToolsSettings
 from redstreamd.streams.bus import Bus
 from redstreamd.tools.catalog import REGISTRY
@@ -486,8 +487,16 @@ class _Replying:
     def command_timeout(self) -> float:
         return self.redis.command_timeout
 
-    def submit(self, write: Write, then: Callable[[Any], None], key: str, role: Role) -> Request:
-        return self.redis.submit(write, lambda _reply: then(self.reply), key, role)
+    @property
+    def queues(self) -> dict[Role, CommandQueue]:
+        return dict.fromkeys(Role, self)
+
+    def submit(self, write: Write, then: Callable[[Any], None] | None, key: str | bytes) -> Request:
+        return self.redis.queues[Role.COMMAND].submit(write, lambda _reply: self.told(then), key)
+
+    def told(self, then: Callable[[Any], None] | None) -> None:
+        assert then is not None
+        then(self.reply)
 
 
 @attrs.frozen
@@ -497,8 +506,9 @@ class _Withholding(_Replying):
     reply: Any = None
     replies: list[Callable[[Any], None]] = attrs.field(factory=list)
 
-    def submit(self, write: Write, then: Callable[[Any], None], key: str, role: Role) -> Request:
-        return self.redis.submit(write, lambda _reply: self.replies.append(then), key, role)
+    def told(self, then: Callable[[Any], None] | None) -> None:
+        assert then is not None
+        self.replies.append(then)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from redstreamd.redisio.reply_parsing import ConsumerInfo, GroupInfo, PendingEnt
 from redstreamd.redisio.script import Script, ScriptCall
 from redstreamd.redisio.standalone import Standalone
 from redstreamd.redisio.target import Deployment, Target
+from redstreamd.redisio.topology import QueueByKey
 from tests.redisio.running import calls, running_topology
 from tests.support.limits import Deferred
 from tests.support.servers import Server
@@ -172,7 +173,7 @@ class TwoServers(Standalone):
 
     def __init__(self, left: Target, right: Target) -> None:
         super().__init__(Deployment(left))
-        self.only_node = None
+        self.queues = {role: QueueByKey(self, role) for role in Role}
         self._right = self._new_node(right)
         #: The keys by which servers were chosen.
         self.keys: list[str | bytes | None] = []

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import trio
 
+from redstreamd.redisio import Role
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.cluster import Cluster as Topology
 from redstreamd.redisio.cluster_events import ClusterChanged, ClusterDegraded, ClusterKnown
@@ -83,7 +84,9 @@ async def test_each_key_goes_to_its_node_by_every_way_of_sending(cluster: Cluste
             await redis.xadd(key, [(b"n", b"1")])
             await redis.run_script(ADD, [key], ["2"], retry_safe=False)
             answered = trio.Event()
-            redis.submit(("XADD", key, "*", "n", "3"), lambda _reply, done=answered: done.set(), key=key)
+            redis.queues[Role.COMMAND].submit(
+                ("XADD", key, "*", "n", "3"), lambda _reply, done=answered: done.set(), key
+            )
             await answered.wait()
             confirmed = await redis.execute_confirmed(
                 ("XADD", key, "*", "n", "4"), ("WAIT", 1, 20_000), key=key
@@ -127,7 +130,7 @@ async def test_what_was_submitted_is_followed_too(cluster: Cluster) -> None:
     async with running_topology(topology_of(cluster)) as redis:
         cluster.move_slot(slot_of(key), other_primary(cluster, key))
         replies: list[Any] = []
-        redis.submit(command, replies.append, key=key)
+        redis.queues[Role.COMMAND].submit(command, replies.append, key)
         await until(lambda: replies)
         assert "MOVED" in type(replies[0]).__name__.upper()
         deadline = trio.current_time() + 5

@@ -15,13 +15,12 @@ from redstreamd.admission.accounts import Account, Accounts, Peer
 from redstreamd.admission.turns import turns
 from redstreamd.errors.defects import Defect
 from redstreamd.policy import Principal
-from redstreamd.redisio import pipeline
+from redstreamd.redisio import Role, pipeline
 from redstreamd.redisio.client import Redis
-from redstreamd.redisio.delivery import Write
 from redstreamd.redisio.joint_calls import MAX_CALLS, MAX_WEIGHT
 from redstreamd.redisio.redis_errors import QueueFull, ReplyLost
 from redstreamd.redisio.redis_request import Request
-from redstreamd.redisio.script import JoinableCall, PackedCommand, Script, ScriptCall
+from redstreamd.redisio.script import JoinableCall, PackedCommand, Script, ScriptCall, Write
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.topologies import Deployment, topology_for
 from redstreamd.redisio.work_window import COMMAND_SECONDS
@@ -74,7 +73,7 @@ class _Asked:
     def ask(self, part: str, key: str = "l", **options: Any) -> Request:
         turns().work_for(self.account)
         try:
-            return self._redis.submit(
+            return self._redis.queues[Role.COMMAND].submit(
                 _call(key, part, **options), lambda reply: self.told.update({part: reply}), key
             )
         finally:
@@ -102,7 +101,9 @@ async def test_calls_of_a_pass_are_one_request_in_their_order_and_each_has_its_r
         assert told == {str(number): [str(number).encode(), number + 1] for number in range(2 * MAX_CALLS)}
         assert _scripts(redis) == before + 2
         # Also for tasks, which wait for the reply.
-        first, second = (client.submit(_call("l", part), None, "l") for part in ("a", "b"))
+        first, second = (
+            client.queues[Role.COMMAND].submit(_call("l", part), None, "l") for part in ("a", "b")
+        )
         assert [await first.reply(), await second.reply()] == [[b"a", 33], [b"b", 34]]
         assert _scripts(redis) == before + 3
 
@@ -133,13 +134,13 @@ async def test_a_command_of_another_kind_follows_what_was_asked_before_it(redis:
         others = _Asked(client, _account())
         asked.ask("a")
         others.ask("x", key="m")
-        client.submit(("LRANGE", "l", "0", "-1"), read.append, "l")
+        client.queues[Role.COMMAND].submit(("LRANGE", "l", "0", "-1"), read.append, "l")
         # Somebody else's command is no matter of theirs.
         others.ask("y", key="m")
         asked.ask("b")
         # An entry that is added does not keep calls from being joined.
         added = PackedCommand("XADD", b"*5\r\n$4\r\nXADD\r\n$1\r\ns\r\n$1\r\n*\r\n$1\r\nf\r\n$1\r\nv\r\n")
-        client.submit(added, read.append, "s")
+        client.queues[Role.COMMAND].submit(added, read.append, "s")
         asked.ask("c")
         await asked.answers(3)
         await others.answers(2)
@@ -162,7 +163,7 @@ async def test_a_call_that_is_taken_back_before_it_is_sent_leaves_no_trace(redis
         assert _scripts(redis) == before + 1
         # Also a task that is cancelled.
         with trio.move_on_after(0):
-            await client.submit(_call("l", "t"), None, "l").reply()
+            await client.queues[Role.COMMAND].submit(_call("l", "t"), None, "l").reply()
         sent = asked.ask("d")
         await asked.answers(2)
         assert not sent.take_back()
@@ -194,7 +195,9 @@ async def test_those_whose_partner_is_taken_back_keep_their_place(redis: Server,
         parts = ["left" * 20_000, "kept", "also left", "kept, too"]
         requests = [asked.ask(part) for part in parts]
         turns().work_for(asked.account)
-        client.submit(ScriptCall(_APPEND, ["l"], ["later"]), lambda _: asked.told.update(later=None), "l")
+        client.queues[Role.COMMAND].submit(
+            ScriptCall(_APPEND, ["l"], ["later"]), lambda _: asked.told.update(later=None), "l"
+        )
         turns().work_for(None)
         queue = requests[0].pipeline
         assert bool(queue.deferred) == is_deferred
@@ -208,7 +211,7 @@ async def test_those_whose_partner_is_taken_back_keep_their_place(redis: Server,
             # Each call counts, and so does each 64 KiB.
             assert waiting - asked.account.queued == 3
         lone = asked.ask("lone")
-        client.submit(("PING",), lambda _: None, "l")
+        client.queues[Role.COMMAND].submit(("PING",), lambda _: None, "l")
         assert lone.take_back()
         assert {*await asked.answers(4)} >= {"kept", "kept, too", "later"}
         assert _written(redis) == [b"kept", b"kept, too", b"later"]
@@ -226,7 +229,7 @@ async def test_calls_that_cannot_be_queued_are_told_when_nobody_submits(
         def submit(write: Write, key: str = "l") -> None:
             nonlocal submitting
             submitting = True
-            client.submit(write, lambda reply: told.append((submitting, reply)), key)
+            client.queues[Role.COMMAND].submit(write, lambda reply: told.append((submitting, reply)), key)
             submitting = False
 
         # One by itself, those that make a request full, and some that another kind of command has queued.
@@ -234,7 +237,9 @@ async def test_calls_that_cannot_be_queued_are_told_when_nobody_submits(
         submit(_call("l", "first", term="other"))
         for number in range(MAX_CALLS + 2):
             submit(_call("l", str(number)))
-        gone = client.submit(_call("l", "gone"), lambda reply: told.append((False, reply)), "l")
+        gone = client.queues[Role.COMMAND].submit(
+            _call("l", "gone"), lambda reply: told.append((False, reply)), "l"
+        )
         with pytest.raises(QueueFull):
             submit(("PING",))
         submitting = False
@@ -270,14 +275,16 @@ async def test_a_defect_of_calls_that_are_joined_is_told_to_each_and_touches_no_
         told = dict[str, Any]()
 
         def submit(call: JoinableCall) -> Request:
-            return client.submit(call, lambda reply: told.update({call.part: reply}), "l")
+            return client.queues[Role.COMMAND].submit(
+                call, lambda reply: told.update({call.part: reply}), "l"
+            )
 
         for part in "ab":
             first = submit(msgspec.structs.replace(_call("l", part), **_DEFECTS[where]))
         submit(_call("m", "other"))
         told_of = 3
         if where == "divided":
-            client.submit(("PING",), lambda _reply: None, "l")
+            client.queues[Role.COMMAND].submit(("PING",), lambda _reply: None, "l")
             assert first.take_back()
             told_of = 2
         await until(lambda: len(told) == told_of, every=0.001)
@@ -294,11 +301,11 @@ async def test_what_serves_many_calls_is_taken_for_more_work(redis: Server) -> N
         parts, told, served = [f"{number:02}" for number in range(MAX_CALLS)], list[Any](), turns()
         served.work_for(_account())
         begin = served.redis_seconds
-        client.submit(ScriptCall(_APPEND, ["l"], parts), told.append, "l")
+        client.queues[Role.COMMAND].submit(ScriptCall(_APPEND, ["l"], parts), told.append, "l")
         as_one = served.redis_seconds - begin
         # The last one makes the request full.
         for part in parts:
-            client.submit(_call("l", part), told.append, "l")
+            client.queues[Role.COMMAND].submit(_call("l", part), told.append, "l")
         joined = served.redis_seconds - begin - as_one
         served.work_for(None)
         assert joined - as_one == pytest.approx((MAX_CALLS - 1) * COMMAND_SECONDS)

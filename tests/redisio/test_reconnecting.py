@@ -86,11 +86,13 @@ class Bench:
     Attributes:
         attempts: Times of the connection attempts.
         events: What was told of it.
+        queues: Where commands are queued.
     """
 
     outcomes: list[Outcome]
     attempts: list[float] = attrs.field(factory=list)
     events: list[RedisEvent] = attrs.field(factory=list)
+    queues: dict[Role, Pipeline] = attrs.field(factory=dict)
 
     def reconnecting(self, backoff: AbstractBackoff | None = None) -> ReconnectingConnection:
         remaining = iter(self.outcomes)
@@ -103,6 +105,7 @@ class Bench:
             Role.COMMAND,
             Target(),
             connect=connect,
+            queues=self.queues,
             connect_grace=1.0,
             backoff=backoff or reconnect_backoff(),
             on_event=ServerHealth("r:1", ask_nothing, on_event=self._tell),
@@ -146,9 +149,13 @@ async def test_nothing_is_attempted_before_a_connection_is_wanted() -> None:
         await trio.sleep(1_000)
         assert bench.attempts == []
         assert not role.status().wanted
-        assert (await role.wait_open()).is_open
+        assert bench.queues[Role.COMMAND].is_closed
+        connection = await role.wait_open()
+        assert connection.is_open
+        assert bench.queues[Role.COMMAND] is connection.pipeline
         nursery.cancel_scope.cancel()
     assert len(bench.attempts) == 1
+    assert bench.queues[Role.COMMAND].is_closed
 
 
 async def test_a_long_outage_is_one_record_and_attempts_never_end() -> None:

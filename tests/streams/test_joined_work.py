@@ -147,7 +147,7 @@ async def test_takes_of_large_entries_that_are_joined_do_not_hold_redis_for_all_
     replies = list[Any]()
     server.command("CONFIG", "RESETSTAT")
     for plan in plans:
-        bus.redis.submit(plan.write, replies.append, "s", plan.role)
+        bus.redis.queues[plan.role].submit(plan.write, replies.append, "s")
     await until(lambda: len(replies) == len(plans), every=0.001)
     # Those that got nothing look for themselves. Nothing was read that is then given back.
     assert [reply is not None for reply in replies] == [True] * most + [False] * (6 - most)
