@@ -15,9 +15,9 @@ from tests.support.servers import Server
 #: The most that plain calls of stream_add may pass: each of many, all of those, and a lone one.
 #: To read a call means to read the first. All of them together are read, have a turn, are sent and are told.
 #: A busy machine may have the turn asked about once more, and so on: the last two have room for that.
-MOST_OF_EACH: Final = (19, 13)
+MOST_OF_EACH: Final = (18, 10)
 MOST_OF_ALL: Final = (25, 15)
-MOST_OF_ONE: Final = (42, 26)
+MOST_OF_ONE: Final = (41, 23)
 
 
 def _is_within(passed: Passed) -> bool:
