@@ -18,6 +18,7 @@ from trio.lowlevel import reschedule
 from redstreamd.admission.turns import Turns
 from redstreamd.errors.defects import report_defect
 from redstreamd.redisio.deferred_requests import DeferredRequests
+from redstreamd.redisio.observed_costs import ObservedCosts
 from redstreamd.redisio.redis_request import Request
 from redstreamd.redisio.work_window import SMALL_REPLY_BYTES, WorkWindow
 
@@ -27,10 +28,11 @@ class AwaitedReplies:
 
     Attributes:
         requests: They, the oldest first.
+        costs: What they are found to take.
         oldest_deadline: When the oldest is overdue; None if there is none.
     """
 
-    __slots__ = ("_admit", "_deferred", "_turns", "_window", "oldest_deadline", "requests")
+    __slots__ = ("_admit", "_deferred", "_turns", "_window", "costs", "oldest_deadline", "requests")
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class AwaitedReplies:
         window: WorkWindow,
         deferred: DeferredRequests,
         admit: Callable[[], None],
+        costs: ObservedCosts,
     ) -> None:
         """Begin with none.
 
@@ -46,7 +49,9 @@ class AwaitedReplies:
             window: Where their work is counted until they are answered.
             deferred: What waits for that.
             admit: Sends what waits, as far as there is room.
+            costs: Takes note of what they take.
         """
+        self.costs: Final = costs
         self._turns = turns
         self._window = window
         self._deferred = deferred
@@ -119,6 +124,7 @@ class AwaitedReplies:
                     # It will run in the next pass.
                     until -= account.part
         self.oldest_deadline = requests[0].deadline if requests else None
+        self.costs.given_at = clock()
         if self._deferred.count and window.seconds < window.limit:
             self._admit()
         return replies[given:] if given < len(replies) else ()

@@ -38,6 +38,7 @@ from redstreamd.redisio.decoder import MAX_REPLY_BYTES
 from redstreamd.redisio.dialing import open_stream, secure
 from redstreamd.redisio.liveness import Liveness
 from redstreamd.redisio.login import log_in, login_timed_out, refused
+from redstreamd.redisio.observed_costs import input_polls
 from redstreamd.redisio.pipeline import Pipeline
 from redstreamd.redisio.redis_errors import ConnectionEnded, NotSent, Problem
 from redstreamd.redisio.redis_request import Request
@@ -124,6 +125,7 @@ class Connection:
             # Not a method, which would be one more in the way of every call.
             partial(end_of_pass(), self._send_now),
             turns(),
+            polls=input_polls(),
             send_now=self._send_now,
             one_at_a_time=one_at_a_time,
             traffic=self._traffic,

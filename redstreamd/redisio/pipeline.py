@@ -20,8 +20,9 @@ from redstreamd.redisio import Arg
 from redstreamd.redisio.awaited_replies import AwaitedReplies
 from redstreamd.redisio.deferred_requests import DeferredRequests
 from redstreamd.redisio.joint_calls import joint_calls
+from redstreamd.redisio.observed_costs import InputPolls, ObservedCosts
 from redstreamd.redisio.redis_errors import NotSent, Problem, QueueFull, ReplyLost
-from redstreamd.redisio.redis_request import Request
+from redstreamd.redisio.redis_request import Place, Request
 from redstreamd.redisio.script import JoinableCall, PackedCommand, ScriptCall, Write
 from redstreamd.redisio.traffic import Traffic
 from redstreamd.redisio.work_window import (
@@ -72,6 +73,7 @@ class Pipeline:
         on_queued: Callable[[], None],
         turns: Turns | None = None,
         *,
+        polls: InputPolls | None = None,
         send_now: Callable[[], object] | None = None,
         one_at_a_time: bool = False,
         traffic: Traffic | None = None,
@@ -81,6 +83,7 @@ class Pipeline:
         Args:
             on_queued: Called when something is to be sent where nothing was.
             turns: Say on whose behalf requests are sent; None: all are the daemon's own.
+            polls: When it was looked for input; None: what requests take is not observed.
             send_now: Sends at once what is to be sent.
             one_at_a_time: Whether a request of a client is sent only when none is ahead of it: where most are
                 large, and each is more than the server should have before it.
@@ -101,8 +104,11 @@ class Pipeline:
         self.sendable: Final[Sized] = self._outbox
         # Invariant: the sum of the sizes in _outbox.
         self._outbox_bytes = 0
-        self.awaited: Final = AwaitedReplies(turns, self._window, self._deferred, self._admit)
+        self.awaited: Final = AwaitedReplies(
+            turns, self._window, self._deferred, self._admit, ObservedCosts(polls or InputPolls())
+        )
         self._in_flight = self.awaited.requests
+        self._dear = self.awaited.costs.dear
         self._sent = 0
         self._traffic = traffic or Traffic()
         # Set once nothing more is taken.
@@ -179,6 +185,7 @@ class Pipeline:
         if self._problem is not None:
             raise NotSent(self._problem)
         kind: Arg
+        place: Place | None
         if type(args) is PackedCommand:
             packed, kind = args.packed, args.name
         elif args:
@@ -202,13 +209,18 @@ class Pipeline:
         else:
             if kind == "EVALSHA":
                 kind = args[1]  # type: ignore[index]
+                # The last key names the group, too, where it is about one.
+                place = (kind, args[2 + args[2]])  # type: ignore[index, operator]
                 # Every further call takes a command, at least.
                 seconds = SCRIPT_SECONDS + size * SCRIPT_BYTE_SECONDS + (calls - 1) * COMMAND_SECONDS
             else:
+                place = None if type(args) is PackedCommand else args[:3]  # type: ignore[index]
                 seconds = COMMAND_SECONDS + size * BYTE_SECONDS
             if account.reply_bytes is not None:
                 seconds += account.reply_bytes.get(kind, 0.0) * (REPLY_BYTE_SECONDS + READ_BYTE_SECONDS)
-            request = Request(self, then, account, kind, seconds)
+            request = Request(self, then, account, kind, seconds, place)
+            if place is not None and self._dear:
+                seconds = self._observed(request)
             if not count:
                 # Nothing is left but errors of rounding.
                 window.seconds = window.steps = 0.0
@@ -279,11 +291,21 @@ class Pipeline:
     def _send_deferred(self) -> tuple[Account, Request]:
         """Queue the next deferred request for sending; return it and its account."""
         account, request, packed = self._deferred.pop()
+        if self._dear or request.observed:
+            # That may have been found while it waited.
+            self._observed(request)
         self._window.add(request)
         account.running += 1
         self._outbox[request] = packed
         self._outbox_bytes += len(packed)
         return account, request
+
+    def _observed(self, request: Request) -> float:
+        """Add what was observed to what a request is taken to take; return that."""
+        observed = self._dear.get(request.place, 0.0) if request.place is not None else 0.0
+        request.seconds += observed - request.observed
+        request.observed = observed
+        return request.seconds
 
     def withdraw(self, request: Request) -> None:
         """Take back a request that is not sent."""

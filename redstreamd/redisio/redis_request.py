@@ -26,6 +26,9 @@ SECOND_LOOK_SECONDS: Final = 0.01
 
 _PENDING: Final = object()
 
+Place = tuple[Arg, ...]
+"""What is done and where: a command and its first arguments, or a script's digest and its last key."""
+
 
 class Queue(Protocol):
     """Where a request is queued: a `Pipeline`."""
@@ -49,6 +52,8 @@ class Request(msgspec.Struct, eq=False, gc=False):
         account: On whose behalf it is sent; None for the daemon itself.
         kind: The command's name, or a script's digest.
         seconds: How much work it is, for the server and for the reader of its reply.
+        place: What what it takes is observed for (`ObservedCosts`); None: its size says what it takes.
+        observed: The part of `seconds` that was observed.
         step: What is counted for the task that waits for the reply, if other clients have requests.
         deadline: When its reply is overdue, on trio's clock; infinite until it is sent.
         result: The reply, or an exception to raise, if nothing was called; None once it was returned.
@@ -64,6 +69,8 @@ class Request(msgspec.Struct, eq=False, gc=False):
     account: Account | None = None
     kind: Arg = ""
     seconds: float = 0.0
+    place: Place | None = None
+    observed: float = 0.0
     step: float = 0.0
     deadline: float = math.inf
     result: Any = _PENDING

@@ -2,7 +2,8 @@
 
 Requests on behalf of clients are sent while those ahead of them are no more than `WINDOW_SECONDS` of work. So
 what a client sends waits for little else, however much others have sent before. Work is estimated from sizes:
-measured times would contain those of the network and of our own event loop.
+measured times contain those of the network and of our own event loop. What takes far more is found out by
+`ObservedCosts`, which leaves these out as well as it can.
 """
 
 from __future__ import annotations

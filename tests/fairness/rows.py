@@ -166,6 +166,18 @@ def many_consumers(server: Server, full: bool) -> None:
     )
 
 
+def many_holders(server: Server, full: bool) -> None:
+    """Make a stream with a group whose 10,000 consumers hold an entry each, unless it is there."""
+    _script(
+        server,
+        "if redis.call('EXISTS', 'shared:orders') == 0 then"
+        " redis.call('XGROUP', 'CREATE', 'shared:orders', 'g', 0, 'MKSTREAM')"
+        " for i = 1, 10000 do redis.call('XADD', 'shared:orders', '*', 'n', i)"
+        " redis.call('XREADGROUP', 'GROUP', 'g', 'w-' .. i, 'COUNT', 1, 'STREAMS', 'shared:orders', '>')"
+        " end end",
+    )
+
+
 def many_pending(server: Server, full: bool) -> None:
     """Make a stream with a group that has 100,000 pending entries, unless it is there."""
     script = (
@@ -175,6 +187,17 @@ def many_pending(server: Server, full: bool) -> None:
         " redis.call('XREADGROUP', 'GROUP', 'g', 'worker', 'COUNT', 10000, 'STREAMS', 'held:orders', '>')"
     )
     _in_parts(server, script, 100_000)
+
+
+def much_taken(server: Server, full: bool) -> None:
+    """Make a stream with a group of which another program holds 300,000 entries, unless it is there."""
+    script = (
+        "if ARGV[1] == '1' then redis.call('DEL', 'taken:orders')"
+        " redis.call('XGROUP', 'CREATE', 'taken:orders', 'g', 0, 'MKSTREAM') end"
+        " for i = ARGV[1], ARGV[2] do redis.call('XADD', 'taken:orders', '*', 'n', i) end"
+        " redis.call('XREADGROUP', 'GROUP', 'g', 'worker', 'COUNT', 10000, 'STREAMS', 'taken:orders', '>')"
+    )
+    _in_parts(server, script, 300_000)
 
 
 def wide_entries(server: Server, full: bool) -> None:
@@ -215,6 +238,10 @@ def _filtered_waits() -> Iterator[bytes]:
     for number in range(128):
         wanted = {"type": f"invoice {number}"}
         yield call("stream_wait", streams=["busy:orders"], timeout_seconds=60, filter=wanted)
+
+
+def _take(stream: str) -> bytes:
+    return call("work_take", stream=stream, group="g", consumer="me")
 
 
 def _padded(head: Mapping[str, Any], size: int) -> bytes:
@@ -451,5 +478,17 @@ ROWS: Sequence[Row] = (
         "69",
         "reads the daemon's health, 64 requests in flight on each of 10 connections",
         lambda: [Crowd([_resource("redstream://health")], 10, 64)],
+    ),
+    Row(
+        "71",
+        "takes work of a group whose 10,000 consumers hold an entry each, 64 calls on each of 10 connections",
+        lambda: [Crowd([_take("shared:orders")], 10, 64)],
+        many_holders,
+    ),
+    Row(
+        "72",
+        "takes work of a group of which others hold 300,000 entries, 64 calls on each of 10 connections",
+        lambda: [Crowd([_take("taken:orders")], 10, 64)],
+        much_taken,
     ),
 )
