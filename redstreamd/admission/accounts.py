@@ -78,6 +78,11 @@ class Account:
         rank: Seconds of work that were done for it, as `FairQueue` counts them: only differences between the
             members of one account mean anything.
         level_rank: The rank of the member that was next last in a `FairQueue`.
+        began: Its rank as long as it got nothing.
+        counted: The rank up to which its parent has counted it in `newcomer_rank`.
+        newcomer_rank: The rank of the next new member. What its newest member did counts in it, and what
+            those did that have left: else one that comes anew for each burst would always have got little.
+        newest: The member that was opened last; None if it has left.
         rivals: How many members waited there then.
         places: In how many queues it has items, itself or through its members.
         service: Seconds of work that were done for this very account, of late: see `used`. What its members
@@ -101,6 +106,10 @@ class Account:
     peer: Peer = _UNKNOWN
     rank: float = 0.0
     level_rank: float = 0.0
+    began: float = 0.0
+    counted: float = 0.0
+    newcomer_rank: float = 0.0
+    newest: Account | None = None
     rivals: int = 0
     places: int = 0
     service: float = 0.0
@@ -151,6 +160,26 @@ class Account:
         elif kind in expected:
             del expected[kind]
 
+    def add(self, member: Account) -> None:
+        """Add a member, which begins where the newest one is, and those that have left were."""
+        if self.newest is not None:
+            self._count(self.newest)
+        member.rank = member.began = member.counted = self.newcomer_rank
+        self.members[member.name] = self.newest = member
+
+    def remove(self, member: Account) -> None:
+        """Remove a member."""
+        self._count(member)
+        del self.members[member.name]
+        if member is self.newest:
+            # No cycle is left for Python's collector.
+            self.newest = None
+
+    def _count(self, member: Account) -> None:
+        """Count what a member did in the rank of the next new one: that is no more than what others have."""
+        done, member.counted = member.rank - member.counted, member.rank
+        self.newcomer_rank = max(self.newcomer_rank, min(self.newcomer_rank + done, self.level_rank))
+
     def queue(self, amount: int) -> None:
         """Count so many more commands as waiting; a negative amount counts less."""
         account: Account | None = self
@@ -189,7 +218,8 @@ class Accounts:
         for level, name in zip(list(Level)[1:], names, strict=True):
             member = account.members.get(name)
             if member is None:
-                member = account.members[name] = Account(level, name, account, {}, [0] * len(Held))
+                member = Account(level, name, account, {}, [0] * len(Held))
+                account.add(member)
                 if level >= Level.PROCESS:
                     member.peer = peer
             account = member
@@ -202,7 +232,7 @@ class Accounts:
             account.hold(what, -account.held[what])
         account.is_closed = True
         while account.parent is not None and not account.members:
-            del account.parent.members[account.name]
+            account.parent.remove(account)
             account = account.parent
 
     def greatest(self, what: Held, level: Level = Level.CONNECTION) -> Account:

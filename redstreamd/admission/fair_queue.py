@@ -54,7 +54,12 @@ def is_behind(process: Account) -> bool:
         if len(parent.members) > 1:
             has_company = True
             scale = _scale(parent.rivals)
-            account.rank = max(account.rank, parent.level_rank - scale * DEBT_SECONDS)
+            least = parent.level_rank - scale * DEBT_SECONDS
+            if account.rank < least:
+                if account.rank == account.began:
+                    # It has got nothing still.
+                    account.began = least
+                account.rank = least
             if account.rank > parent.level_rank - scale * CREDIT_SECONDS:
                 return False
         account, parent = parent, parent.parent
@@ -193,7 +198,7 @@ class FairQueue(Generic[ItemT]):
                 level = first
         scale = _FEW / members if members > _FEW else 1.0
         rank = before = account.rank
-        if not rank:
+        if rank == account.began:
             rank = level + NEW_SECONDS
         elif rank < (least := level - scale * CREDIT_SECONDS):
             rank = least

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from redstreamd.admission.accounts import Account, Accounts, Peer
-from redstreamd.admission.fair_queue import CREDIT_SECONDS, DEBT_SECONDS, FairQueue
+from redstreamd.admission.fair_queue import CREDIT_SECONDS, DEBT_SECONDS, FairQueue, is_behind
 from redstreamd.policy import Principal
 
 ME, OTHER = Principal("me", "unix"), Principal("other", "unix")
@@ -155,6 +155,51 @@ def test_clients_that_come_anew_again_and_again_keep_nobody_waiting() -> None:
         if work.serve()[0] is steady:
             work.add(steady)
     assert work.got[steady] >= 0.01
+
+
+def burst(work: Work, accounts: Accounts, account: Account) -> float:
+    """Return the seconds that a process gets at once because it is behind; it has 9 ms of work."""
+    got = 0.0
+    while got < 0.009 and is_behind(account.path()[-2]):
+        account.charge(0.001, 0.0)
+        got += 0.001
+    return got
+
+
+def test_who_comes_as_a_new_process_each_time_is_behind_as_often_as_one_that_stays() -> None:
+    accounts = Accounts()
+    greedy = connections(accounts, 1)[0]
+    work = Work({greedy: 0.001})
+    work.add(greedy)
+    work.run(0.1)
+    for leaves_at_once in (True, False):
+        got = 0.0
+        for pid in range(2, 102):
+            new = connections(accounts, pid + 100 * leaves_at_once)[0]
+            got += burst(work, accounts, new)
+            if leaves_at_once:
+                accounts.close(new)
+            work.run(0.001)
+        # As much as the other, and what one may be behind.
+        assert got <= 0.1 + DEBT_SECONDS + CREDIT_SECONDS, leaves_at_once
+
+
+def test_a_new_process_that_asks_for_little_is_behind_each_time() -> None:
+    accounts = Accounts()
+    greedy = connections(accounts, 1)[0]
+    work = Work({greedy: 0.001})
+    work.add(greedy)
+    work.run(0.1)
+    # One that had its share and more leaves.
+    left = connections(accounts, 2)[0]
+    left.charge(10.0, 0.0)
+    accounts.close(left)
+    for pid in range(3, 50):
+        work.run(0.015)
+        new = connections(accounts, pid)[0]
+        assert is_behind(new.path()[-2])
+        new.charge(0.001, 0.0)
+        accounts.close(new)
 
 
 # Beside many a wait is about a round of all: a turn of a millisecond each.
