@@ -37,12 +37,14 @@ _KEPT: Final = 0.9
 _REDUCED_EVERY_SECONDS: Final = 1.0
 #: The way to the server is the shortest of one to two such periods.
 _WAY_SECONDS: Final = 10.0
+#: So long it is noted when this process looks for input, after replies that took longer than others.
+_NOTED_SECONDS: Final = 10.0
 #: A poll that took longer has waited: what is there has just arrived.
 _WAITED_SECONDS: Final = 0.00005
 
 
 class InputPolls(trio.abc.Instrument):
-    """When this process has looked for input.
+    """When this process has looked for input; noted only while somebody asks, as passes cost more then.
 
     Attributes:
         unready: What is found in this pass of the scheduler had not arrived before, by `time.perf_counter`.
@@ -50,7 +52,16 @@ class InputPolls(trio.abc.Instrument):
 
     def __init__(self) -> None:
         """Begin without any."""
-        self.unready = self._began = self._ended = -math.inf
+        self.unready = self._began = self._ended = self._until = -math.inf
+        self._is_noting = False
+
+    def note(self, now: float) -> None:
+        """Note it for some time from now on."""
+        self._until = now + _NOTED_SECONDS
+        if not self._is_noting:
+            self._is_noting = True
+            self.unready = self._began = self._ended = -math.inf
+            trio.lowlevel.add_instrument(self)
 
     def before_io_wait(self, timeout: float) -> None:
         """Note when it looks: trio's hook."""
@@ -62,6 +73,10 @@ class InputPolls(trio.abc.Instrument):
         # What was there at once has arrived since it was looked before.
         self.unready = now if now - self._began > _WAITED_SECONDS else self._ended
         self._ended = now
+        if now > self._until:
+            self._is_noting = False
+            self.unready = -math.inf
+            trio.lowlevel.remove_instrument(self)
 
 
 class ObservedCosts:
@@ -100,7 +115,10 @@ class ObservedCosts:
             self._least_way, self._way_now = self._way_now, round_trip
             self._way_ends = now + _WAY_SECONDS
         way = min(self._least_way, self._way_now)
-        least = self._polls.unready - max(now - round_trip + way, self.given_at)
+        began = max(now - round_trip + way, self.given_at)
+        if now - began >= LEAST_SECONDS:
+            self._polls.note(now)
+        least = self._polls.unready - began
         if least < LEAST_SECONDS and not self.dear:
             if self._rising:
                 self._rising.clear()
@@ -165,13 +183,12 @@ _POLLS: Final = trio.lowlevel.RunVar[InputPolls]("redstreamd input polls")
 def input_polls() -> InputPolls:
     """Return the polls of the run of trio that this is called in.
 
-    To be called after `end_of_pass`: trio calls its instruments in the order in which they were added, and
-    what is written when a pass ends is not to look like waiting.
+    To be called where `end_of_pass` was: trio calls its instruments in the order in which they were added,
+    and what is written when a pass ends is not to look like waiting.
     """
     try:
         return _POLLS.get()
     except LookupError:
         made = InputPolls()
-        trio.lowlevel.add_instrument(made)
         _POLLS.set(made)
         return made

@@ -28,6 +28,13 @@ def connection(accounts: Accounts, pid: int = 1) -> Account:
     return accounts.open(Principal("me", "unix"), Peer(1000, pid), str(pid))
 
 
+class Polls(InputPolls):
+    """Those of a process that is none."""
+
+    def note(self, now: float) -> None:
+        """Nothing: the test says it."""
+
+
 class Link:
     """A connection to a server, in virtual time.
 
@@ -38,7 +45,7 @@ class Link:
     def __init__(self, clock: TurnsClock) -> None:
         self.clock = clock
         self.way = 0.0001
-        self.polls = InputPolls()
+        self.polls = Polls()
         self.costs = ObservedCosts(self.polls)
         self.account = connection(Accounts())
         self.pipeline = Pipeline(lambda: None)
