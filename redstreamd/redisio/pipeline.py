@@ -29,6 +29,7 @@ from redstreamd.redisio.work_window import (
     BYTE_SECONDS,
     COMMAND_SECONDS,
     EARLY_SECONDS,
+    LEAST_EARLY_SECONDS,
     READ_BYTE_SECONDS,
     REPLY_BYTE_SECONDS,
     SCRIPT_BYTE_SECONDS,
@@ -109,6 +110,8 @@ class Pipeline:
         )
         self._in_flight = self.awaited.requests
         self._dear = self.awaited.costs.dear
+        # From how much work on it is sent before the pass ends.
+        self._early = EARLY_SECONDS
         self._sent = 0
         self._traffic = traffic or Traffic()
         # Set once nothing more is taken.
@@ -251,7 +254,7 @@ class Pipeline:
             self._on_queued()
         outbox[request] = packed
         self._outbox_bytes = outbox_bytes
-        if window.seconds >= EARLY_SECONDS and not self._in_flight and outbox_bytes <= MAX_EARLY_BYTES:
+        if window.seconds >= self._early and not self._in_flight and outbox_bytes <= MAX_EARLY_BYTES:
             self.send_now()
         return request
 
@@ -357,6 +360,12 @@ class Pipeline:
         if not self._in_flight:
             awaited.oldest_deadline = deadline
         self._in_flight.extend(batch)
+        work, turns = self._window.seconds, self._turns
+        if turns is None or turns.is_shared:
+            self._early = EARLY_SECONDS
+        elif work > LEAST_EARLY_SECONDS:
+            # For a part that is sent early this is too little. The other part corrects it when the pass ends.
+            self._early = min(EARLY_SECONDS, max(work / 2, LEAST_EARLY_SECONDS))
         data = b"".join(batch.values())
         traffic = self._traffic
         self._sent += len(batch)

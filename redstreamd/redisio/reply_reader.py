@@ -1,13 +1,15 @@
 """Reads what a server sends on one connection, and gives its replies to those who asked.
 
-A task waits for it. While somebody is to wait for little, it is also looked within a pass of trio's scheduler
-whether replies have arrived (see ``admission.arrivals``), and the answers that they make are written at once.
+A task waits for it. While one client alone has requests, the task looks once more what was replied meanwhile.
+While somebody is to wait for little, it is also looked within a pass of trio's scheduler whether replies have
+arrived (see ``admission.arrivals``), and the answers that they make are written at once.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -26,6 +28,8 @@ from redstreamd.stream_io import descriptor, receiver, write_answers
 _RECEIVE_BYTES: Final = 64 * 1024
 #: The same within a pass, where nothing else is done until all of it is handled: some 150 small replies.
 _TAKEN_UP_BYTES: Final = 4 * 1024
+#: So often more is read in a pass while one client alone has requests.
+_MOST_MORE_READS: Final = 3
 _PUSH: Final = hiredis.PushNotification
 
 
@@ -133,6 +137,9 @@ class ReplyReader:
                         self._end(Broken(error))
                 if not self._is_over:
                     self._take(data)
+                    # Beside large replies, what a pass takes is little.
+                    if len(data) < _TAKEN_UP_BYTES and self._awaited.requests and watched >= 0:
+                        self._take_more()
                 # Nothing of a large reply is kept here while the next one is awaited, perhaps for hours.
                 del data
                 while self._replies:
@@ -161,6 +168,24 @@ class ReplyReader:
         while self._replies:
             self._give()
         return True
+
+    def _take_more(self) -> None:
+        """Handle what was replied meanwhile, if one client alone has requests.
+
+        What is sent in two parts (see `Pipeline`) is replied to in two parts, and a pass for each would cost
+        what was gained. The first answers are written in between: so the client works, too.
+        """
+        turns, requests = self._turns, self._awaited.requests
+        for _ in range(_MOST_MORE_READS):
+            left = len(requests)
+            if not left or self._replies or turns.is_shared or time.perf_counter() >= turns.ends:
+                return
+            turns.work_for(None)
+            write_answers()
+            self.take_replies()
+            if len(requests) == left:
+                # Nothing had arrived.
+                return
 
     def _take(self, data: bytes) -> None:
         """Decode what was received, and begin to give replies to those who asked."""

@@ -22,9 +22,12 @@ SHARED_WINDOW_SECONDS: Final = 0.0015
 LIGHT_WINDOW_SECONDS: Final = 0.001
 
 #: A server that has nothing to do gets what is queued once it is so much work, before the pass ends: so it
-#: works on the first commands while the others are put together. With less, replies come back in more and
-#: smaller parts, each of which costs a pass.
+#: works on the first commands while the others are put together. With less, what many send is cut into more
+#: and smaller parts, each of which costs a write and a read.
 EARLY_SECONDS: Final = 0.0002
+#: Where one client alone has few requests, it is half of what the server had at once the last time, and this
+#: at the least: some eight small commands. With less, a part costs more than the waiting.
+LEAST_EARLY_SECONDS: Final = 7e-5
 
 #: So many requests are in flight whatever the tasks behind them take: with a server that is far away, few in
 #: flight are few replies in a second.

@@ -17,7 +17,7 @@ from redstreamd.redisio.connection import Connection
 from redstreamd.redisio.redis_errors import NotSent, QueueFull, ReplyLost
 from redstreamd.redisio.target import Target
 from redstreamd.redisio.tls import Tls
-from redstreamd.redisio.work_window import COMMAND_SECONDS, EARLY_SECONDS
+from redstreamd.redisio.work_window import COMMAND_SECONDS, EARLY_SECONDS, LEAST_EARLY_SECONDS
 from tests.redisio.running import running_connection, through
 from tests.support.certificates import Authority, tls_options
 from tests.support.proxy import Proxy, proxy_to
@@ -237,3 +237,43 @@ async def test_a_server_with_nothing_to_do_gets_the_first_of_many_commands_early
             assert replies == [f"{number} {payload}".encode() for number in range(count)]
             for request in before:
                 await request.reply()
+
+
+async def test_a_client_that_is_alone_has_half_of_few_commands_sent_early(redis: Server) -> None:
+    connection = Connection(Target(path=redis.path), role="test")
+    accounts = Accounts()
+    account, other = (accounts.open(Principal("me", "unix"), Peer(1000, n), str(n)) for n in (1, 2))
+    few, many = 21, 100
+    half = few // 2 + 1
+    # The bytes of a command count, too.
+    least = int(0.96 * LEAST_EARLY_SECONDS / COMMAND_SECONDS) + 1
+
+    async def early(count: int) -> int:
+        # A pass begins, in which nothing else is under way.
+        await trio.lowlevel.checkpoint()
+        turns().work_for(account)
+        requests = [connection.submit("ECHO", "x") for _ in range(count)]
+        turns().work_for(None)
+        sent = [request.sent for request in requests]
+        for request in requests:
+            await request.reply()
+        return sum(sent)
+
+    async with running_connection(connection):
+        # What is sent the first time shows how much there is.
+        assert await early(few) == 0
+        assert [await early(few) for _ in range(3)] == [half] * 3
+        # A single one, or one of the daemon's own, shows nothing.
+        assert await early(1) == 0
+        await connection.execute("PING")
+        assert await early(few) == half
+        assert await early(least + 2) == half
+        assert await early(few) == least
+        assert await early(many) == half
+        assert half < await early(many) < many / 3
+        # While others have requests, too, these are few writes.
+        turns().work_for(account)
+        turns().work_for(other)
+        turns().work_for(None)
+        await early(few)
+        assert await early(few) == 0

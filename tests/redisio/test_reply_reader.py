@@ -158,3 +158,61 @@ async def test_a_reset_that_is_found_within_a_pass_is_told_as_such() -> None:
         (ending,) = state.ends
         assert isinstance(ending, Broken)
         assert "reset" in str(ending.error)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_a_client_that_is_alone_gets_its_replies_in_one_pass_though_they_come_in_parts(
+    is_shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long that takes.
+    monkeypatch.setattr("redstreamd.admission.turns.LONE_TURN_SECONDS", 60.0)
+    events: list[object] = []
+
+    def write() -> bool:
+        events.append("written")
+        return False
+
+    def take(number: int) -> None:
+        events.append((number, turns().now))
+        answers_of_pass()(write)
+        turns().is_shared = is_shared
+        if number < 3:
+            # The next one arrives while this one is handled.
+            state.server.send(b":%d\r\n" % (number + 1))
+
+    async with reading() as state:
+        for _ in range(5):
+            state.pipeline.enqueue(("ECHO", "one"), take)
+        state.pipeline.take(trio.current_time() + 5)
+        state.server.send(b":0\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        turns().is_shared = False
+        passes = {event[1] for event in events if isinstance(event, tuple)}
+        # Others would wait for the end of the pass.
+        assert len(passes) == (4 if is_shared else 1)
+        assert [event if event == "written" else event[0] for event in events] == [
+            *(0, "written", 1, "written", 2, "written", 3, "written"),
+        ]
+        # The last one has not come yet.
+        assert state.pipeline.in_flight == 1
+        assert state.ends == []
+
+
+async def test_what_a_client_that_is_alone_has_replied_ends_with_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("redstreamd.admission.turns.LONE_TURN_SECONDS", 0.0)
+    passes = []
+
+    def take(number: int) -> None:
+        passes.append(turns().now)
+        if number < 2:
+            state.server.send(b":%d\r\n" % (number + 1))
+
+    async with reading() as state:
+        for _ in range(4):
+            state.pipeline.enqueue(("ECHO", "one"), take)
+        state.pipeline.take(trio.current_time() + 5)
+        state.server.send(b":0\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(set(passes)) == len(passes) == 3
