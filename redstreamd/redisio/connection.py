@@ -36,6 +36,7 @@ from redstreamd.protection.certificate_files import TlsFileError
 from redstreamd.redisio import Arg, connect_errors
 from redstreamd.redisio.decoder import MAX_REPLY_BYTES
 from redstreamd.redisio.dialing import open_stream, secure
+from redstreamd.redisio.joint_calls import joint_calls
 from redstreamd.redisio.liveness import Liveness
 from redstreamd.redisio.login import log_in, login_timed_out, refused
 from redstreamd.redisio.observed_costs import input_polls
@@ -126,6 +127,7 @@ class Connection:
             partial(end_of_pass(), self._send_now),
             turns(),
             polls=input_polls(),
+            joint=joint_calls(),
             send_now=self._send_now,
             one_at_a_time=one_at_a_time,
             traffic=self._traffic,

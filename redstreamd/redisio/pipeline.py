@@ -19,7 +19,7 @@ from redstreamd.admission.turns import Turns
 from redstreamd.redisio import Arg
 from redstreamd.redisio.awaited_replies import AwaitedReplies
 from redstreamd.redisio.deferred_requests import DeferredRequests
-from redstreamd.redisio.joint_calls import joint_calls
+from redstreamd.redisio.joint_calls import JointCalls
 from redstreamd.redisio.observed_costs import InputPolls, ObservedCosts
 from redstreamd.redisio.redis_errors import NotSent, Problem, QueueFull, ReplyLost
 from redstreamd.redisio.redis_request import Place, Request
@@ -75,6 +75,7 @@ class Pipeline:
         turns: Turns | None = None,
         *,
         polls: InputPolls | None = None,
+        joint: JointCalls | None = None,
         send_now: Callable[[], object] | None = None,
         one_at_a_time: bool = False,
         traffic: Traffic | None = None,
@@ -85,6 +86,7 @@ class Pipeline:
             on_queued: Called when something is to be sent where nothing was.
             turns: Say on whose behalf requests are sent; None: all are the daemon's own.
             polls: When it was looked for input; None: what requests take is not observed.
+            joint: Where calls are joined, those of other connections, too; None: in some of its own.
             send_now: Sends at once what is to be sent.
             one_at_a_time: Whether a request of a client is sent only when none is ahead of it: where most are
                 large, and each is more than the server should have before it.
@@ -95,6 +97,7 @@ class Pipeline:
         # The pass in which that was called last, by `Turns.now`.
         self._sent_now_at = 0.0
         self._turns = self.turns = turns
+        self._joint = JointCalls() if joint is None else joint
         self._deferred = DeferredRequests(turns)
         # How many were sent ahead of these since one of them was.
         self._ahead = 0
@@ -151,11 +154,12 @@ class Pipeline:
         """Queue a command or a script, see `CommandQueue.submit`; any key is one of this server."""
         if type(write) is PackedCommand:
             return self.enqueue(write, then)
-        joint = joint_calls()
         if type(write) is JoinableCall:
-            return joint.add(self, write, then)
-        if joint:
-            joint.queue_all()
+            if self._problem is not None:
+                raise NotSent(self._problem)
+            return self._joint.add(self, write, then)
+        if self._joint:
+            self._joint.queue_all()
         return self.enqueue(
             write.by_digest if type(write) is ScriptCall else write,  # type: ignore[arg-type]
             then,
