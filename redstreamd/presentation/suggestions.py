@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
@@ -187,7 +186,8 @@ class Suggester:
 def _beginning_with(prefix: str, names: Iterable[str]) -> _Found:
     """Find the first names in their order; a name may be one of many."""
     found = [name for name in names if name.startswith(prefix)]
-    return _Found(heapq.nsmallest(MAX_SUGGESTIONS, found), len(found))
+    # Most come in their order, which takes less to sort than to look for the first of them.
+    return _Found(sorted(found)[:MAX_SUGGESTIONS], len(found))
 
 
 def _numbers(prefix: str, digits: int) -> Iterator[tuple[int, int]]:

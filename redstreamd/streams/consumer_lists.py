@@ -31,8 +31,8 @@ class ConsumerLists(LongLists[tuple[str, str], ConsumerList]):
 
     async def _list(self, key: tuple[str, str]) -> ConsumerList:
         taken_at = trio.current_time()
-        found = await self._items(key[0], "XINFO", "CONSUMERS", *key, read=reply_parsing.consumer_info)
-        return ConsumerList({each.name: each for each in found}, taken_at)
+        found = await self._by_name(key[0], "XINFO", "CONSUMERS", *key, read=reply_parsing.consumer_info)
+        return ConsumerList(found, taken_at)
 
     def forget_stream(self, stream: str) -> None:
         """Forget the consumers of all groups of a stream; see `forget`."""

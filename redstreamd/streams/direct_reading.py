@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from operator import attrgetter
+from typing import Any, Final
 
 from redstreamd.policy import Principal
 from redstreamd.redisio import Role, reply_parsing
@@ -12,11 +14,13 @@ from redstreamd.streams import entry_ids
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_pages import Batch, Pages
 from redstreamd.streams.error_context import check_exists
+from redstreamd.streams.long_lists import FEW, read_in_parts
 from redstreamd.streams.ownership import consumer_operands
 from redstreamd.streams.plans import Plan, UnfinishedError
 from redstreamd.streams.scripts import load
 
 _DELIVER = load("consumer_owner", "read_group")
+_NAME: Final = attrgetter("name")
 
 
 class DirectReader:
@@ -96,7 +100,17 @@ class DirectReader:
         """
 
         def read(reply: Any) -> list[GroupInfo]:
-            return sorted(map(reply_parsing.group_info, reply), key=lambda group: group.name)
+            if len(reply) > FEW:
+                raise UnfinishedError(partial(_by_name, reply))
+            return sorted(map(reply_parsing.group_info, reply), key=_NAME)
 
         # One at a time: other programs may have made thousands.
         return Plan(("XINFO", "GROUPS", stream), stream, read, retry_safe=True, role=Role.LARGE)
+
+
+async def _by_name(reply: list[Any]) -> list[GroupInfo]:
+    """Read many groups in parts, and return them sorted by name."""
+    groups = await read_in_parts(reply, reply_parsing.group_info)
+    # They come by the bytes of their names, and sorting what is in order takes little.
+    groups.sort(key=_NAME)
+    return groups

@@ -53,5 +53,5 @@ class GroupLists(LongLists[str, GroupList]):
 
     async def _list(self, key: str) -> GroupList:
         taken_at = trio.current_time()
-        found = await self._items(key, "XINFO", "GROUPS", key, read=reply_parsing.group_info)
-        return GroupList({each.name: each for each in found}, taken_at)
+        found = await self._by_name(key, "XINFO", "GROUPS", key, read=reply_parsing.group_info)
+        return GroupList(found, taken_at)

@@ -8,7 +8,7 @@ long one is used again for a while, unless it is known to be wrong. Others are a
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -42,9 +42,15 @@ class Listed(Protocol):
         ...
 
 
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
 KeyT = TypeVar("KeyT", bound=Hashable)
 ListedT = TypeVar("ListedT", bound=Listed)
 ItemT = TypeVar("ItemT")
+NamedT = TypeVar("NamedT", bound=_Named)
 
 
 class LongLists(abc.ABC, Generic[KeyT, ListedT]):
@@ -139,13 +145,28 @@ class LongLists(abc.ABC, Generic[KeyT, ListedT]):
         if self._kept:
             self._drop_in_time()
 
-    async def _items(self, stream: str, *command: str, read: Callable[[Any], ItemT]) -> list[ItemT]:
-        """Return what a command about a stream lists, read in parts."""
+    async def _by_name(self, stream: str, *command: str, read: Callable[[Any], NamedT]) -> dict[str, NamedT]:
+        """Return what a command about a stream lists by name, read in parts."""
         # Over the bulk connection, so that no short reply waits behind it.
         raw: list[Any] = await self._redis.execute(*command, key=stream, role=Role.BULK, retry_safe=True)
-        items: list[ItemT] = []
-        for at in range(0, len(raw), FEW):
-            if at:
-                await trio.lowlevel.checkpoint()
-            items += map(read, raw[at : at + FEW])
-        return items
+        by_name: dict[str, NamedT] = {}
+        async for some in _parts(raw, read):
+            by_name.update((each.name, each) for each in some)
+        return by_name
+
+
+async def read_in_parts(raw: list[Any], read: Callable[[Any], ItemT]) -> list[ItemT]:
+    """Return what is read of each; others have their turn between the parts. The given list is emptied."""
+    items: list[ItemT] = []
+    async for some in _parts(raw, read):
+        items += some
+    return items
+
+
+async def _parts(raw: list[Any], read: Callable[[Any], ItemT]) -> AsyncIterator[list[ItemT]]:
+    while raw:
+        yield [read(each) for each in raw[:FEW]]
+        # To free what was read takes as long as to read it.
+        del raw[:FEW]
+        if raw:
+            await trio.lowlevel.checkpoint()

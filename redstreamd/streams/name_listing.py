@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import Final
 
 import msgspec
@@ -38,6 +38,11 @@ class Listing(msgspec.Struct, frozen=True):
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names in their order."""
         return (name for block in self.blocks for name in block)
+
+    def names(self) -> list[str]:
+        """Return all names in their order."""
+        # A name at a time 100,000 take 5 ms.
+        return list(chain.from_iterable(self.blocks))
 
     def after(self, name: str | None, count: int) -> list[str]:
         """Return the first `count` names that are greater than `name`; None for the first of all."""
@@ -75,22 +80,24 @@ def json_bytes(names: Iterable[str]) -> int:
 
 
 async def sorted_listing(
-    pages: Sequence[Sequence[str]], taken_at: float, turn: Callable[[], Awaitable[object]]
+    pages: list[list[str]], taken_at: float, turn: Callable[[], Awaitable[object]]
 ) -> Listing:
     """Sort names, of which some may occur more than once.
 
     Args:
-        pages: The names, in parts of at most about a thousand.
+        pages: The names, in parts of at most about a thousand; emptied, because to free what refers to
+            so many names takes several milliseconds, too.
         taken_at: For the listing.
         turn: Awaited between two parts of the work.
     """
     ordered = []
-    for page in pages:
-        ordered.append(sorted(page))
+    while pages:
+        ordered.append(sorted(pages.pop()))
         await turn()
     separators = await _separators(ordered, turn)
     blocks: list[list[str]] = [[] for _ in range(len(separators) + 1)]
-    for page in ordered:
+    while ordered:
+        page = ordered.pop()
         begin = 0
         for block, separator in zip(blocks, [*separators, None], strict=True):
             if begin == len(page):
@@ -99,7 +106,8 @@ async def sorted_listing(
             block += page[begin:end]
             begin = end
         await turn()
-    return await _listing((sorted(set(block)) for block in blocks), taken_at, turn)
+    blocks.reverse()
+    return await _listing((sorted(set(blocks.pop())) for _ in range(len(blocks))), taken_at, turn)
 
 
 async def filtered_listing(

@@ -8,12 +8,15 @@ leases.foreign_idle_seconds.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, Final, TypeVar
 
 import attrs
 import msgspec
 from msgspec import Meta
 
+from redstreamd.admission.turns import next_turn
 from redstreamd.errors import BusError, Code
 from redstreamd.policy import Permission
 from redstreamd.policy.quotas import Quantity
@@ -25,13 +28,25 @@ from redstreamd.streams.entry_encoding import Stamp
 from redstreamd.streams.entry_encryption import why_not_opened
 from redstreamd.streams.group_records import Creation
 from redstreamd.streams.name_listing import json_bytes
-from redstreamd.streams.plans import Plan, run_plan
+from redstreamd.streams.plans import Plan, UnfinishedError, run_plan
 from redstreamd.streams.publishing import Added
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import no, reading, writing, yes
 from redstreamd.tools.definition import NO_NEEDS, Call, Profile, needs_on, tool
+from redstreamd.tools.long_results import PART_BYTES, list_in_parts, member_in_parts
 from redstreamd.tools.new_streams import naming_warning
+from redstreamd.tools.results import Result
 from redstreamd.tools.work import CREATES_A_GROUP
+
+ItemT = TypeVar("ItemT")
+Items = list[dict[str, Any]] | Result
+"""A list, or what it is encoded to where it is long."""
+
+#: Items that a result is made of in one step, and bytes of names and values of entries; more in parts.
+_FEW: Final = 100
+_FEW_BYTES: Final = PART_BYTES
+#: Names whose sizes are added up in one step.
+_NAMES_AT_ONCE: Final = 1_000
 
 #: The original had no limit. If messages are large, fewer are returned, so that an answer fits a message.
 MostMessages = Annotated[int, Meta(ge=1, le=1_000, description="Most messages to return.")]
@@ -90,7 +105,7 @@ class GetStreamMessagesArguments:
     start: Annotated[str, Meta(max_length=64, description="Entry ID to begin with.")] = "0"
 
 
-def _plan_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> Plan[list[dict[str, Any]]]:
+def _plan_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> Plan[Items]:
     plan = call.bus.direct.plan_read(args.stream, args.start, args.count, max_bytes=_own_result_bytes(call))
     return plan.then(_messages)
 
@@ -103,7 +118,7 @@ def _plan_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> Plan[li
     hints=reading("It reads with XRANGE, which does not affect groups."),
     plan=_plan_messages,
 )
-async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> list[dict[str, Any]]:
+async def get_stream_messages(call: Call[Bus], args: GetStreamMessagesArguments) -> Items:
     """Read messages of a stream from an entry ID on. New clients use stream_read."""
     return await run_plan(call.bus.redis, _plan_messages(call, args))
 
@@ -162,7 +177,7 @@ class ReadGroupArguments:
     count: MostMessages = 1
 
 
-def _plan_deliver(call: Call[Bus], args: ReadGroupArguments) -> Plan[list[dict[str, Any]]]:
+def _plan_deliver(call: Call[Bus], args: ReadGroupArguments) -> Plan[Items]:
     who, most = call.principal, _own_result_bytes(call)
     plan = call.bus.direct.plan_deliver(
         args.stream, args.group, args.consumer, args.count, who, max_bytes=most
@@ -185,7 +200,7 @@ def _plan_deliver(call: Call[Bus], args: ReadGroupArguments) -> Plan[list[dict[s
     plan=_plan_deliver,
     unaudited="What it delivers is offered to each consumer of the group, and stays pending.",
 )
-async def read_group(call: Call[Bus], args: ReadGroupArguments) -> list[dict[str, Any]]:
+async def read_group(call: Call[Bus], args: ReadGroupArguments) -> Items:
     """Read new messages as a consumer of a group. New clients use work_take, which can be finished."""
     return await run_plan(call.bus.redis, _plan_deliver(call, args))
 
@@ -197,20 +212,21 @@ class ListGroupsArguments:
     stream: shared_arguments.Stream
 
 
-def _plan_groups(call: Call[Bus], args: ListGroupsArguments) -> Plan[list[dict[str, Any]]]:
+def _plan_groups(call: Call[Bus], args: ListGroupsArguments) -> Plan[Items]:
     return call.bus.direct.plan_groups(args.stream).then(_groups)
 
 
-def _groups(groups: list[GroupInfo]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": group.name,
-            "consumers": group.consumers,
-            "pending": group.pending,
-            "lastDeliveredId": group.last_delivered_id,
-        }
-        for group in groups
-    ]
+def _groups(groups: list[GroupInfo]) -> Items:
+    return _listed(groups, _group, is_few=len(groups) <= _FEW)
+
+
+def _group(group: GroupInfo) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "consumers": group.consumers,
+        "pending": group.pending,
+        "lastDeliveredId": group.last_delivered_id,
+    }
 
 
 @tool(
@@ -221,7 +237,7 @@ def _groups(groups: list[GroupInfo]) -> list[dict[str, Any]]:
     hints=reading("It asks with XINFO GROUPS."),
     plan=_plan_groups,
 )
-async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> list[dict[str, Any]]:
+async def list_groups(call: Call[Bus], args: ListGroupsArguments) -> Items:
     """List the consumer groups of a stream."""
     return await run_plan(call.bus.redis, _plan_groups(call, args))
 
@@ -240,12 +256,12 @@ class ListStreamsArguments:
     needs=NO_NEEDS,
     hints=reading("It asks for keys."),
 )
-async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str, Any]:
+async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> Result:
     """List the names of streams. New clients use stream_list."""
     listing = await call.bus.lister.names(args.pattern, readable=call.readable)
     max_bytes = _own_result_bytes(call) or call.bus.settings.limits.max_message_bytes // 2
-    names, is_all = await call.bus.lister.permitted(listing, list(listing), listing.total, max_bytes)
-    if not is_all and json_bytes(names) > max_bytes:
+    names, is_all = await call.bus.lister.permitted(listing, listing.names(), listing.total, max_bytes)
+    if not is_all and await _json_bytes(names) > max_bytes:
         raise BusError(
             Code.TOO_LARGE,
             "The names of these streams do not fit one answer.",
@@ -259,7 +275,15 @@ async def list_streams(call: Call[Bus], args: ListStreamsArguments) -> dict[str,
             cause="Which ones is asked for a bounded number of them.",
             next_step="Give a narrower pattern, or page through them with stream_list.",
         )
-    return {"streams": names}
+    return await member_in_parts("streams", names)
+
+
+async def _json_bytes(names: Sequence[str]) -> int:
+    size = 0
+    for first in range(0, len(names), _NAMES_AT_ONCE):
+        size += json_bytes(names[first : first + _NAMES_AT_ONCE])
+        await next_turn()
+    return size
 
 
 def _own_result_bytes(call: Call[Bus]) -> int | None:
@@ -268,8 +292,20 @@ def _own_result_bytes(call: Call[Bus]) -> int | None:
     return None if most.quota is None else most.number
 
 
-def _messages(entries: list[RawEntry]) -> list[dict[str, Any]]:
-    return [_message(entry) for entry in entries]
+def _messages(entries: list[RawEntry]) -> Items:
+    is_few = len(entries) <= _FEW and sum(sum(map(len, entry.words)) for entry in entries) <= _FEW_BYTES
+    return _listed(entries, _message, is_few=is_few)
+
+
+def _listed(items: Sequence[ItemT], made: Callable[[ItemT], dict[str, Any]], *, is_few: bool) -> Items:
+    """Return what is made of each; a step of a plan.
+
+    Raises:
+        UnfinishedError: They are many, and are made in parts.
+    """
+    if is_few:
+        return [made(item) for item in items]
+    raise UnfinishedError(partial(list_in_parts, map(made, items)))
 
 
 def _message(entry: RawEntry) -> dict[str, Any]:

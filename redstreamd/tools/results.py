@@ -118,6 +118,23 @@ def structured(body: bytes) -> Result:
     return Result(False, opened, len(body), own_text)
 
 
+def joined(bodies: Sequence[bytes], inner: Sequence[bytes], own_text: str | None, *, whole: bool) -> Result:
+    """Return what `success` returns for a value, given in parts.
+
+    Args:
+        bodies: Its JSON.
+        inner: The text block as the inside of a JSON string.
+        own_text: See `Result`.
+        whole: Whether the value is structured content, too; else it is the text only.
+    """
+    if whole:
+        opened = b"".join((_CONTENT, b'"', *inner, b'"', _STRUCTURED, *bodies, _ENDED[False]))
+        return Result(False, opened, sum(map(len, bodies)), own_text)
+    text = "".join(map(bytes.decode, bodies)) if own_text is None else own_text
+    opened = b"".join((_CONTENT, b'"', *inner, b'"}],"isError":false'))
+    return Result(False, opened, len(text.encode()), text, is_structured=False)
+
+
 class ResultForm:
     """The results of successes that differ in one text only, such as the ID of an entry."""
 
