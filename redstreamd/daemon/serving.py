@@ -47,7 +47,7 @@ from redstreamd.daemon.figures_for_people import figures_for_people
 from redstreamd.daemon.keys_in_force import load_ciphers
 from redstreamd.daemon.metrics_listeners import MetricsListener, metrics_address
 from redstreamd.daemon.metrics_parts import MetricsChild, MetricsPages, sources_of
-from redstreamd.daemon.parts import Parts, build_parts
+from redstreamd.daemon.parts import Parts, build_parts, free_spare
 from redstreamd.daemon.readiness import extended_start_timeout, wait_ready
 from redstreamd.daemon.reload_signal import Hangups
 from redstreamd.daemon.reload_table import Running
@@ -78,7 +78,6 @@ from redstreamd.service.supervisor import Supervisor
 from redstreamd.service.watchdog import Watchdog, watchdog_interval
 from redstreamd.settings import Kind, Loaded, Settings
 from redstreamd.startup.descriptors import descriptor_limit, max_newcomers, needed_for, room
-from redstreamd.streams.entry_ids import forget_times
 
 if TYPE_CHECKING:
     from redstreamd.daemon.http_parts import HttpParts
@@ -372,17 +371,13 @@ def bus_children(parts: Parts, heartbeats: Heartbeats) -> list[Child]:
         with heartbeats.register("tail hub", max_age_seconds=_HUB_MAX_SILENCE_SECONDS) as heartbeat:
             await parts.bus.hub.run(on_progress=heartbeat.beat, task_status=task_status)
 
-    def free_spare() -> None:
-        # Made during a peak, one of these texts keeps an area of a megabyte.
-        forget_times()
-        parts.collector.collect()
-
+    spare = partial(free_spare, parts.bus, parts.toolbox, parts.collector)
     children = [
         Child("event log", parts.event_log.run),
         Child("audit", parts.call_log.audit.run),
         Child("access log", parts.call_log.access.run),
         Child("collector", parts.collector.run),
-        Child("freed memory", partial(give_back_freed, free_spare)),
+        Child("freed memory", partial(give_back_freed, spare)),
         Child("memory pressure", parts.memory_pressure.run, restart=Restart.TRANSIENT),
         Child("redis", parts.topology.run),
         Child("tail hub", run_hub),

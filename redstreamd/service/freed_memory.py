@@ -10,7 +10,8 @@ blocks in use (malloc_trim(3)), as soon as the process is idle, or after some ti
 the event loop for some milliseconds.
 
 Python's own small blocks lie in areas of a megabyte, each of which goes back by itself once nothing in it is
-used. So what is kept for long must not be made during a peak: see `recent_maximum`.
+used. So what is kept for long must not be made during a peak, see `recent_maximum`; and what clients make the
+daemon remember then is forgotten after it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ _TICK_SECONDS: Final = 1.0
 _IDLE_SHARE: Final = 0.1
 #: So many times it is waited for that.
 _MOST_BUSY_TICKS: Final = 10
+#: Of trio: DEADLINE_HEAP_MIN_PRUNE_THRESHOLD.
+_KEPT_DEADLINES: Final = 1_000
+#: Of cancel scopes that are made in one step, which takes 0.3 ms.
+_DEADLINES_AT_ONCE: Final = 100
 
 _malloc_trim: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
@@ -65,7 +70,7 @@ async def give_back_freed(
     """Give memory back after each peak, once the process is idle or was busy for long; until cancelled.
 
     Args:
-        collect: Frees what the interpreter keeps for new objects.
+        collect: Frees what is kept to save time, and what the interpreter keeps for new objects.
         task_status: Told when it has begun.
     """
     task_status.started()
@@ -82,8 +87,25 @@ async def give_back_freed(
         if tries and (is_idle or busy > _MOST_BUSY_TICKS):
             busy = 0
             collect()
+            await _drop_old_deadlines()
             await trim()
             kept = resident_bytes()
             tries = _TRIES if kept < before - _WORTHWHILE_BYTES else tries - 1
         elif not tries:
             kept = min(kept, before)
+
+
+async def _drop_old_deadlines() -> None:
+    """Have trio drop the deadlines of cancel scopes that have ended.
+
+    It keeps up to a thousand more than are in force, with their scopes, until their time, which may be
+    minutes later: some in each area that was used during a peak. So as many are made as exceed that.
+    """
+    left = _KEPT_DEADLINES + 2 * trio.lowlevel.current_statistics().tasks_living
+    while left > 0:
+        soon = trio.current_time() + _TICK_SECONDS
+        for _ in range(_DEADLINES_AT_ONCE):
+            with trio.CancelScope(deadline=soon):  # noqa: ASYNC100 - its deadline is all that is wanted
+                pass
+        left -= _DEADLINES_AT_ONCE
+        await trio.lowlevel.checkpoint()

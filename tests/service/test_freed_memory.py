@@ -55,3 +55,38 @@ def test_large_blocks_are_used_again_and_go_back_after_a_peak_though_the_process
     mapped, _, again, most, left = json.loads(done.stdout)
     assert again < mapped / 2
     assert left < most - 60 * (1 << 20)
+
+
+_SCOPES = """
+import gc, trio
+from redstreamd.service import freed_memory
+
+freed_memory._TICK_SECONDS = 0.02
+freed_memory._PEAK_BYTES = 0
+
+def scopes():
+    return sum(type(each) is trio.CancelScope for each in gc.get_objects())
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        await nursery.start(freed_memory.give_back_freed, lambda: None)
+        for _ in range(900):
+            with trio.move_on_after(300):
+                await trio.lowlevel.checkpoint()
+        print(scopes())
+        peak = bytes(b"x") * (1 << 24)
+        with trio.move_on_after(10):
+            while scopes() > 500:
+                await trio.sleep(0.02)
+        print(scopes())
+        nursery.cancel_scope.cancel()
+
+trio.run(main)
+"""
+
+
+def test_deadlines_of_what_has_ended_are_dropped_after_a_peak() -> None:
+    done = subprocess.run([sys.executable, "-c", _SCOPES], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 900
+    assert after < 500
