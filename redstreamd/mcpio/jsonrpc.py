@@ -18,9 +18,10 @@ import attrs
 import msgspec
 
 from redstreamd.errors.remedies import setting, shortened
+from redstreamd.json_cost import measure_structure
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.undecoded import id_in_beginning, id_in_line, is_response
-from redstreamd.strict_json import LONG, measure_structure, repeated_name, what_is_wrong
+from redstreamd.strict_json import LONG, repeated_name, what_is_wrong
 from redstreamd.strict_json import DuplicateNames as DuplicateNames  # may occur in arguments
 from redstreamd.strict_json import decode as decode_json
 from redstreamd.visible_text import visible

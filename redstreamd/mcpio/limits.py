@@ -22,7 +22,7 @@ class Limits(msgspec.Struct):
             transport accepts. A text of this size is decoded in two steps of less than 5 ms.
         max_nesting: Deepest nesting of arrays and objects in a message: more than a schema needs, less than
             exhausts the interpreter's stack (System.Text.Json stops at 64, serde_json at 128).
-        max_values: Most JSON values in a message, as `strict_json.measure_structure` counts them. To decode,
+        max_values: Most JSON values in a message, as `json_cost.measure_structure` counts them. To decode,
             check and store them takes about 0.3 µs for each, and nobody else is served meanwhile: 5 ms at
             this limit.
         max_requests_in_flight: Most requests in flight on one connection. An agent's client sends a handful;

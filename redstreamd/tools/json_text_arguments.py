@@ -25,6 +25,7 @@ import msgspec
 
 from redstreamd import strict_json
 from redstreamd.errors.remedies import setting
+from redstreamd.json_cost import measure_structure
 from redstreamd.tools.schema import Schema
 
 #: Levels of nesting around an argument: the message, its params, their arguments.
@@ -91,7 +92,7 @@ class Reader(msgspec.Struct):
 
     def _excess(self, text: str, depth: int) -> str | None:
         data = text.encode("utf-8", "surrogatepass")
-        values, nesting = strict_json.measure_structure(data, self.values_left)
+        values, nesting = measure_structure(data, self.values_left)
         if values > self.values_left:
             return f"which holds too many values ({setting('limits.max_message_values')})"
         if nesting + depth > self.max_nesting:

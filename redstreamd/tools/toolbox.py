@@ -91,7 +91,7 @@ class Toolbox(Generic[BusT]):
             default_wait_seconds: See `Rules`.
             check_rate: See `Rules`.
             max_nesting: How deep a message may be, including values given as JSON text.
-            max_values: How many JSON values such texts may hold, as `strict_json.measure_structure` counts.
+            max_values: How many JSON values such texts may hold, as `json_cost.measure_structure` counts.
         """
         self._registry = registry
         self._names = names or NameRules()

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from redstreamd.json_cost import measure_structure
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.jsonrpc import (
     Batch,
@@ -23,7 +24,6 @@ from redstreamd.mcpio.jsonrpc import (
     structure_error,
 )
 from redstreamd.mcpio.limits import Limits
-from redstreamd.strict_json import measure_structure
 from tests.support.measured import measured
 
 LIMITS = Limits()
