@@ -1,18 +1,15 @@
 """Accepts connections and runs a `ClientConnection`, or what a listener opens, for each.
 
-Knows nothing of messages. Owns retries when the system does not accept, the isolation of a crash to its
-connection, and draining.
+Knows nothing of messages. Owns how a client gets from a listener to a connection, and draining.
 `connection_bounds` says whether a client can be served; those beyond a bound are left to `newcomers`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -25,43 +22,26 @@ from redstreamd.admission.memory import Memory
 from redstreamd.admission.usage import Usage, usage
 from redstreamd.errors.remedies import setting
 from redstreamd.mcpio import jsonrpc
+from redstreamd.mcpio.accept_loop import accept_clients, accept_waiting
 from redstreamd.mcpio.authentication import Authentication
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_bounds import ConnectionBounds
-from redstreamd.mcpio.connection_events import (
-    AcceptPaused,
-    AcceptResumed,
-    Bound,
-    ConnectionCrashed,
-    ConnectionRejected,
-    EventHook,
-    contained,
-    ignore,
-)
+from redstreamd.mcpio.connection_events import Bound, ConnectionRejected, EventHook, contained, ignore
 from redstreamd.mcpio.connection_state import ConnectionState
 from redstreamd.mcpio.kernels import Kernels, TakeCall
 from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.newcomers import MAX_MESSAGE_BYTES, IsStatusRequest, Newcomers
 from redstreamd.mcpio.peers import Holder, described, peer_of, top_holders, user_principal
+from redstreamd.mcpio.running_connections import RunningConnections
 from redstreamd.mcpio.served_connection import ServedConnection
-from redstreamd.mcpio.served_listener import ServedListener, has_waiting, notice_vanishing, take_waiting
+from redstreamd.mcpio.served_listener import ServedListener, notice_vanishing
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS, SpareDescriptors
 from redstreamd.mcpio.unopened_clients import UnopenedClients
 from redstreamd.policy import Principal
 from redstreamd.policy.quotas import Quotas
 
-# Between attempts to accept while the system refuses: rare enough to cost no CPU time, and a descriptor that
-# becomes free is used within a second.
-PAUSE_SECONDS: Final = 0.05
-MAX_PAUSE_SECONDS: Final = 1.0
-# What accepting those that wait may take in a pass of the scheduler. They are in one line with whoever comes
-# next, so they are accepted faster than one client connects, and wait for their turns afterwards.
-ACCEPT_SECONDS: Final = 0.001
 # Those who hold most connections are looked for at most once in so many seconds.
 HOLDERS_SECONDS: Final = 1.0
-# For accepting all that wait when the daemon stops. Who comes faster than that does not keep it. Work on
-# what clients sent goes on meanwhile, so half a second was too short for 20 on a busy machine.
-BACKLOG_SECONDS: Final = 5.0
 # For clients that are being asked for a certificate or a token when the daemon stops.
 ASKED_SECONDS: Final = 1.0
 
@@ -155,7 +135,6 @@ class Acceptor:
         # Set while nothing is accepted.
         self._stopped = trio.Event()
         self._stopped.set()
-        self._connections: set[ServedConnection] = set()
         self._on_connections = on_connections
         self._accounts = accounts or Accounts()
         self._memory = memory or Memory(self._accounts, self._limits.max_memory_bytes)
@@ -164,6 +143,9 @@ class Acceptor:
         self._unopened = UnopenedClients(self._accounts, on_change=self._tell_connections)
         self._spares = SpareDescriptors(spare_descriptors)
         self._authentication = Authentication(self._limits, report=self._report)
+        self._connections = RunningConnections(
+            report=self._report, on_change=self._tell_connections, on_closed=self._authentication.closed
+        )
         self._room = room or (lambda: sys.maxsize)
         self._is_protected = any(each.protection is not None for each in self._listeners)
         self._bounds = ConnectionBounds(
@@ -182,7 +164,7 @@ class Acceptor:
             report=self._report,
         )
         self._draining = False
-        self._accepted = self._refused = self._crashed = 0
+        self._accepted = self._refused = 0
 
     def reconfigure(self, limits: Limits) -> None:
         """Apply other limits, from the next message and connection on; open connections stay open."""
@@ -197,7 +179,7 @@ class Acceptor:
             connections=self._count,
             accepted=self._accepted,
             refused=self._refused + self._newcomers.refused,
-            crashed=self._crashed + self._newcomers.crashed + self._authentication.crashed,
+            crashed=self._connections.crashed + self._newcomers.crashed + self._authentication.crashed,
             requests_in_flight=sum(each.statistics().requests_in_flight for each in self._connections),
             limit=self._bounds.limit,
             max_connections=self._limits.max_connections,
@@ -241,7 +223,8 @@ class Acceptor:
                                 task_status.started()
                         self._unopened.begin_all()
                         if self._draining:
-                            await self._accept_waiting(nursery)
+                            for served in self._listeners:
+                                await accept_waiting(served, partial(self._admit, served, nursery))
                         self._stopped.set()
                     finally:
                         # Once `nursery` has ended none could be opened.
@@ -267,56 +250,23 @@ class Acceptor:
         for served in self._listeners:
             await served.listener.aclose()
         await self._authentication.settle(ASKED_SECONDS)
-        outcomes: list[bool] = []
-
-        async def drain_one(connection: ServedConnection) -> None:
-            outcomes.append(await connection.drain(timeout_seconds))
-
         # Closing a listener is a checkpoint, so a connection accepted at that moment is included.
-        async with trio.open_nursery() as nursery:
-            for connection in self._connections:
-                nursery.start_soon(drain_one, connection)
-        return all(outcomes)
+        return await self._connections.drain(timeout_seconds)
 
     async def _accept(self, served: ServedListener, nursery: trio.Nursery) -> None:
-        pause = PAUSE_SECONDS
-        paused_since: float | None = None
-        while True:
-            try:
-                stream = await served.listener.accept()
-            except OSError as exc:
-                if exc.errno == errno.EMFILE and (
-                    self._spares.release() or await self._newcomers.free_descriptor()
-                ):
-                    continue
-                if paused_since is None:
-                    paused_since = trio.current_time()
-                    self._report(AcceptPaused(served.principal, exc))
-                await trio.sleep(pause)
-                pause = min(2 * pause, MAX_PAUSE_SECONDS)
-                continue
-            if paused_since is not None:
-                self._report(AcceptResumed(served.principal, trio.current_time() - paused_since))
-                paused_since = None
-                pause = PAUSE_SECONDS
-            ends = time.perf_counter() + ACCEPT_SECONDS
-            await self._admit(stream, served, nursery)
+        await accept_clients(
+            served,
+            partial(self._admit, served, nursery),
+            free_descriptor=self._free_descriptor,
             # Beyond a bound there is time between two, in which the first is attended to.
-            while (
-                time.perf_counter() < ends
-                and not self._newcomers.count
-                and (waiting := take_waiting(served.listener)) is not None
-            ):
-                await self._admit(waiting, served, nursery)
+            may_go_on=lambda: not self._newcomers.count,
+            report=self._report,
+        )
 
-    async def _accept_waiting(self, nursery: trio.Nursery) -> None:
-        """Accept the connections that closing the listeners would reset."""
-        for served in self._listeners:
-            with trio.move_on_after(BACKLOG_SECONDS), contextlib.suppress(OSError):
-                while not served.outlives_us and has_waiting(served.listener):
-                    await self._admit(await served.listener.accept(), served, nursery)
+    async def _free_descriptor(self) -> bool:
+        return self._spares.release() or await self._newcomers.free_descriptor()
 
-    async def _admit(self, stream: trio.SocketStream, served: ServedListener, nursery: trio.Nursery) -> None:
+    async def _admit(self, served: ServedListener, nursery: trio.Nursery, stream: trio.SocketStream) -> None:
         principal, peer = served.principal, peer_of(stream)
         if served.tells_users:
             principal = user_principal(principal, peer)
@@ -381,9 +331,6 @@ class Acceptor:
         with contextlib.suppress(OSError):
             os.write(stream.socket.fileno(), error)
             os.read(stream.socket.fileno(), MAX_MESSAGE_BYTES)
-        self._close(stream)
-
-    def _close(self, stream: trio.SocketStream) -> None:
         stream.socket.close()
         self._authentication.closed(stream)
 
@@ -406,17 +353,8 @@ class Acceptor:
         nursery: trio.Nursery,
         received: bytes = b"",
     ) -> None:
-        try:
-            connection = self._opened(stream, served, principal, peer, received)
-            nursery.start_soon(self._serve, connection, stream, principal)
-        except Exception as crash:  # noqa: BLE001 - any exception is a defect, and touches nobody else
-            self._crashed += 1
-            self._report(ConnectionCrashed(secrets.token_hex(8), principal, crash))
-            self._close(stream)
-        else:
-            self._connections.add(connection)
-            self._bounds.idlest.add(connection)
-        self._tell_connections()
+        open_connection = partial(self._opened, stream, served, principal, peer, received)
+        self._connections.start(stream, principal, open_connection, nursery)
 
     def _opened(
         self,
@@ -443,21 +381,6 @@ class Acceptor:
             memory=self._memory,
             on_event=self._report,
         )
-
-    async def _serve(
-        self, connection: ServedConnection, stream: trio.SocketStream, principal: Principal
-    ) -> None:
-        try:
-            await connection.run()
-        # A cancellation in the group is raised again.
-        except* Exception as crash:  # noqa: BLE001 - any exception is a defect
-            self._crashed += 1
-            self._report(ConnectionCrashed(connection.id, principal, crash))
-        finally:
-            self._connections.discard(connection)
-            self._tell_connections()
-            self._authentication.closed(stream)
-            self._bounds.idlest.remove(connection)
 
     def _tell_connections(self) -> None:
         if self._on_connections is not None:

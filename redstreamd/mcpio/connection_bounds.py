@@ -6,14 +6,13 @@ and what clients are told of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from redstreamd.admission.accounts import Accounts, Held, Peer, gives_way, names_of
 from redstreamd.errors.remedies import setting, unit_setting
 from redstreamd.mcpio.connection_events import Bound
-from redstreamd.mcpio.idlest import Idlest
 from redstreamd.mcpio.limits import Limits
-from redstreamd.mcpio.served_connection import ServedConnection
+from redstreamd.mcpio.running_connections import RunningConnections
 from redstreamd.mcpio.spare_descriptors import SpareDescriptors
 from redstreamd.mcpio.unopened_clients import UnopenedClients
 from redstreamd.policy import Principal
@@ -21,17 +20,13 @@ from redstreamd.policy.quotas import Most, Quantity, Quotas
 
 
 class ConnectionBounds:
-    """The bounds of an acceptor.
-
-    Attributes:
-        idlest: The connections that may be closed for a client.
-    """
+    """The bounds of an acceptor."""
 
     def __init__(
         self,
         limits: Limits,
         accounts: Accounts,
-        open_connections: Collection[ServedConnection],
+        running: RunningConnections,
         unopened: UnopenedClients,
         *,
         room: Callable[[], int],
@@ -43,16 +38,15 @@ class ConnectionBounds:
         Args:
             limits: The bounds, and how many connections may be closing at a time.
             accounts: Count the connections, but for those that gave way.
-            open_connections: All, those that are closing included.
+            running: The open ones, those that are closing included.
             unopened: Those that wait to be opened, which are counted, too.
             room: Returns for how many connections there are descriptors.
             spares: Descriptors in reserve.
             quotas: How many of them a principal may have; None: as many as in all.
         """
-        self.idlest = Idlest()
         self._limits = limits
         self._accounts = accounts
-        self._open = open_connections
+        self._running = running
         self._unopened = unopened
         self._room = room
         self._spares = spares
@@ -130,10 +124,10 @@ class ConnectionBounds:
         if self._unopened.give_way(process, bound, why):
             return True
         # Those that are closing have descriptors for up to a second, as newcomers have.
-        closing = len(self._open) + len(self._unopened) - self._accounts.all.held[Held.CONNECTIONS]
+        closing = len(self._running) + len(self._unopened) - self._accounts.all.held[Held.CONNECTIONS]
         if closing >= self._limits.max_newcomers:
             return False
-        connection = self.idlest.take(process)
+        connection = self._running.idlest.take(process)
         if connection is None:
             return False
         connection.give_way(why)

@@ -11,7 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from redstreamd.mcpio.acceptor import MAX_PAUSE_SECONDS, Acceptor
+from redstreamd.mcpio.accept_loop import MAX_PAUSE_SECONDS
+from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.connection_events import AcceptPaused, AcceptResumed, Event
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.mcpio.served_listener import ServedListener
