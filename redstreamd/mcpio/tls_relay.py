@@ -41,6 +41,7 @@ async def relay(tls: trio.SSLStream[trio.SocketStream], inner: trio.SocketStream
     A client that ends its side without TLS's own end (close_notify) is taken to have ended it: a message that
     was cut off is no JSON, and so does nothing.
     """
+    transport = tls.transport_stream
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_to_inner, tls, inner, received)
@@ -50,7 +51,8 @@ async def relay(tls: trio.SSLStream[trio.SocketStream], inner: trio.SocketStream
     finally:
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(inner)
-            await trio.aclose_forcefully(tls)
+            # `tls` has let go of it once both sides have ended TLS.
+            await trio.aclose_forcefully(transport)
 
 
 async def end(tls: trio.SSLStream[trio.SocketStream]) -> None:

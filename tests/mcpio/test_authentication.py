@@ -14,6 +14,7 @@ import attrs
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from redstreamd.addresses.address_syntax import Address
 from redstreamd.client.discovery import Access, AccessError
@@ -26,6 +27,7 @@ from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.listeners import open_tcp_listeners
 from redstreamd.mcpio.protocol_eras import Kernels
 from redstreamd.mcpio.served_listener import ServedListener
+from redstreamd.mcpio.tls_relay import relay, socket_pair
 from redstreamd.policy import Principal
 from redstreamd.protection.listener_protection import Demands, Protection, name_in
 from tests.mcpio.serving import Tools, make_server
@@ -208,6 +210,22 @@ async def test_draining_answers_what_was_sent_over_tls_and_ends_it_properly(site
             answers = [await client.receive(), await client.receive()]
         assert {answer["id"] for answer in answers} == {1, 2}
         assert await client.receive() is None
+
+
+async def test_a_relay_that_is_cancelled_while_its_client_lingers_closes_the_connection(site: Site) -> None:
+    context = (await Protection(site.demands()).current()).context
+    assert context is not None
+    (ours, theirs), (served, relayed) = socket_pair(), socket_pair()
+    client = trio.SSLStream(theirs, site.client(), server_hostname="localhost")
+    async with theirs, trio.open_nursery() as nursery:
+        nursery.start_soon(relay, trio.SSLStream(ours, context, server_side=True), relayed, b"")
+        await client.do_handshake()
+        await served.aclose()
+        await client.unwrap()
+        # Both have ended TLS; the client has not closed its socket.
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert (ours.socket.fileno(), relayed.socket.fileno()) == (-1, -1)
 
 
 async def test_a_client_beyond_the_bound_is_told_so_over_tls(site: Site) -> None:
