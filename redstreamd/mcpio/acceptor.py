@@ -23,7 +23,6 @@ from redstreamd.admission.usage import Usage, usage
 from redstreamd.errors.remedies import setting
 from redstreamd.mcpio import jsonrpc
 from redstreamd.mcpio.accept_loop import accept_clients, accept_waiting
-from redstreamd.mcpio.authentication import Authentication
 from redstreamd.mcpio.client_connection import ClientConnection
 from redstreamd.mcpio.connection_bounds import ConnectionBounds
 from redstreamd.mcpio.connection_events import Bound, ConnectionRejected, EventHook, contained, ignore
@@ -36,6 +35,7 @@ from redstreamd.mcpio.running_connections import RunningConnections
 from redstreamd.mcpio.served_connection import ServedConnection
 from redstreamd.mcpio.served_listener import ServedListener, notice_vanishing
 from redstreamd.mcpio.spare_descriptors import SPARE_DESCRIPTORS, SpareDescriptors
+from redstreamd.mcpio.unauthenticated_clients import UnauthenticatedClients
 from redstreamd.mcpio.unopened_clients import UnopenedClients
 from redstreamd.policy import Principal
 from redstreamd.policy.quotas import Quotas
@@ -142,9 +142,9 @@ class Acceptor:
         self._holders_at = -HOLDERS_SECONDS
         self._unopened = UnopenedClients(self._accounts, on_change=self._tell_connections)
         self._spares = SpareDescriptors(spare_descriptors)
-        self._authentication = Authentication(self._limits, report=self._report)
+        self._unauthenticated = UnauthenticatedClients(self._limits, report=self._report)
         self._connections = RunningConnections(
-            report=self._report, on_change=self._tell_connections, on_closed=self._authentication.closed
+            report=self._report, on_change=self._tell_connections, on_closed=self._unauthenticated.closed
         )
         self._room = room or (lambda: sys.maxsize)
         self._is_protected = any(each.protection is not None for each in self._listeners)
@@ -179,7 +179,7 @@ class Acceptor:
             connections=self._count,
             accepted=self._accepted,
             refused=self._refused + self._newcomers.refused,
-            crashed=self._connections.crashed + self._newcomers.crashed + self._authentication.crashed,
+            crashed=self._connections.crashed + self._newcomers.crashed + self._unauthenticated.crashed,
             requests_in_flight=sum(each.statistics().requests_in_flight for each in self._connections),
             limit=self._bounds.limit,
             max_connections=self._limits.max_connections,
@@ -196,7 +196,7 @@ class Acceptor:
 
     def _room_left(self) -> int:
         """Return for how many connections there are descriptors; over TLS one takes two more."""
-        asking = self._authentication
+        asking = self._unauthenticated
         return self._room() - asking.reserved - 2 * asking.relays
 
     def usage(self) -> Usage:
@@ -249,7 +249,7 @@ class Acceptor:
         await self._stopped.wait()
         for served in self._listeners:
             await served.listener.aclose()
-        await self._authentication.settle(ASKED_SECONDS)
+        await self._unauthenticated.settle(ASKED_SECONDS)
         # Closing a listener is a checkpoint, so a connection accepted at that moment is included.
         return await self._connections.drain(timeout_seconds)
 
@@ -278,7 +278,7 @@ class Acceptor:
         async def admit(shown: trio.SocketStream, principal: Principal, peer: Peer) -> None:
             await self._serve_or_refuse(shown, served, principal, peer, nursery)
 
-        await self._authentication.begin(
+        await self._unauthenticated.begin(
             stream, principal, served.protection, peer, nursery, admit, served.opens
         )
 
@@ -332,7 +332,7 @@ class Acceptor:
             os.write(stream.socket.fileno(), error)
             os.read(stream.socket.fileno(), MAX_MESSAGE_BYTES)
         stream.socket.close()
-        self._authentication.closed(stream)
+        self._unauthenticated.closed(stream)
 
     def _report_rejected(self, principal: Principal, bound: Bound, most_of_peer: int | None = None) -> None:
         limit = self._bounds.limit_of(bound, principal, most_of_peer)

@@ -20,7 +20,7 @@ from redstreamd.addresses.address_syntax import Address
 from redstreamd.client.discovery import Access, AccessError
 from redstreamd.client.tunnel import open_tunnel
 from redstreamd.errors import SettingsError
-from redstreamd.mcpio import authentication
+from redstreamd.mcpio import authentication, unauthenticated_clients
 from redstreamd.mcpio.acceptor import Acceptor
 from redstreamd.mcpio.connection_events import ClientRefused, ConnectionClosed, Ending, Event
 from redstreamd.mcpio.limits import Limits
@@ -396,7 +396,7 @@ async def test_a_wrong_or_missing_token_is_answered_with_the_reason_and_not_repe
 async def test_clients_that_show_nothing_are_closed_in_time_and_hold_no_place_of_others(
     site: Site, demanded: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(authentication, "AUTHENTICATION_SECONDS", 3.0)
+    monkeypatch.setattr(unauthenticated_clients, "AUTHENTICATION_SECONDS", 3.0)
     limits = Limits(max_connections=2, max_newcomers=8)
     tls = demanded == "a handshake"
     context = site.client() if tls else None
