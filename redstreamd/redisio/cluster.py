@@ -1,8 +1,8 @@
 """The topology of a Redis Cluster: keys have slots, and each slot has a primary.
 
 Owns which nodes there are, and which of them a command goes to. What nodes tell is read in ``slot_map`` and
-asked for in ``cluster_views``, what is the matter with all together judged in ``cluster_health``; sending
-again is done in ``lost_replies``.
+asked for in ``cluster_views``, where they are reached is found out in ``cluster_addresses``, and what is the
+matter with all together is judged in ``cluster_health``; sending again is done in ``lost_replies``.
 
 Behaviour:
 - The map of slots is asked of the nodes themselves: when it is not known, when a node redirects (MOVED), when
@@ -12,7 +12,6 @@ Behaviour:
 - What MOVED says holds at once, until the map is asked again.
 - A node gets its connections when it is known to serve slots, and loses them when it does not any more; what
   it still owes an answer to it may answer. One that ASK names keeps them for some seconds.
-- A node that announces an address at which it does not answer is used at the one where it was asked.
 
 Prior art: lettuce's adaptive refresh, redis-rs's and rueidis's cluster clients. Theirs notice a change when a
 command meets it.
@@ -24,12 +23,12 @@ import math
 import operator
 from typing import Any, Final
 
-import attrs
 import trio
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError
 
 from redstreamd.redisio import Role, connect_errors
 from redstreamd.redisio.announced_address import Address
+from redstreamd.redisio.cluster_addresses import ClusterAddresses
 from redstreamd.redisio.cluster_events import ClusterEvent
 from redstreamd.redisio.cluster_health import ClusterHealth, unserved
 from redstreamd.redisio.cluster_others import ASKED, OtherNodes
@@ -39,7 +38,7 @@ from redstreamd.redisio.node import Node, report
 from redstreamd.redisio.reconnecting import reconnect_backoff, reconnect_pause
 from redstreamd.redisio.redis_errors import Problem, ProblemKind, RedisUnavailable
 from redstreamd.redisio.slot_map import SLOTS, SlotMap, View, address_of, agreed, slot_of
-from redstreamd.redisio.target import Deployment, Target, TopologyKind
+from redstreamd.redisio.target import Deployment, TopologyKind
 from redstreamd.redisio.topology import Topology
 
 #: Seconds between two questions whether the cluster has changed. One costs a node and this process some
@@ -71,9 +70,7 @@ class Cluster(Topology):
         self._asked_at: dict[Node, float] = {}
         # Those that serve slots by the map, in a stable order.
         self._primaries: tuple[Node, ...] = ()
-        # Announced address -> where the node answers instead; and those of which that was found out.
-        self._aliases: dict[Address, Address] = {}
-        self._checked: set[Address] = set()
+        self._addresses = ClusterAddresses(deployment, seconds=self._connect_grace)
         self._nursery: trio.Nursery | None = None
         self._was_run = False
         self._stale = trio.Event()
@@ -179,7 +176,7 @@ class Cluster(Topology):
         self._forget()
         for address, node in list(self._nodes.items()):
             if is_same_cluster:
-                node.retarget(self._target_of(address), command_timeout=command_timeout)
+                node.retarget(self._addresses.target_of(address), command_timeout=command_timeout)
             else:
                 # The login is not for these.
                 del self._nodes[address]
@@ -192,15 +189,14 @@ class Cluster(Topology):
         self._map = None
         self._table = [None] * SLOTS
         self._primaries = ()
-        self._aliases.clear()
-        self._checked.clear()
+        self._addresses = ClusterAddresses(self._deployment, seconds=self._connect_grace)
         self._health.forget()
 
     @property
     def label(self) -> str:
         """The addresses of the primaries, or of the nodes that the settings name."""
         known = [node.label for node in self._primaries]
-        return ", ".join(known or [self._target_of(node).label for node in self._deployment.nodes])
+        return ", ".join(known or [self._addresses.target_of(node).label for node in self._deployment.nodes])
 
     def problems(self) -> tuple[Problem, ...]:
         """Return why the cluster as a whole does not serve every key."""
@@ -208,17 +204,11 @@ class Cluster(Topology):
 
     # Nodes
 
-    def _target_of(self, address: Address) -> Target:
-        """Return where the node is that announces an address."""
-        if (found := self._aliases.get(address)) is None:
-            return self._deployment.target_at(*address)
-        return attrs.evolve(self._deployment.target, host=found[0], port=found[1], path=None)
-
     def _node_at(self, address: Address) -> Node:
         """Return the node that announces an address, connecting to it if it is new."""
         node = self._nodes.get(address)
         if node is None:
-            node = self._nodes[address] = self._new_node(self._target_of(address))
+            node = self._nodes[address] = self._new_node(self._addresses.target_of(address))
             if self._nursery is not None:
                 self._nursery.start_soon(node.run)
         return node
@@ -301,7 +291,7 @@ class Cluster(Topology):
         answers = await ask_all(sources)
         found = agreed(answers.views) if answers.views else None
         if found is not None:
-            await self._check_addresses(found, answers.views)
+            await self._addresses.check(found, answers.views)
         if deployment is not self._deployment:
             return None  # the settings name another cluster meanwhile
         if found is None:
@@ -321,42 +311,17 @@ class Cluster(Topology):
         primaries = () if known is None else tuple(known.primaries)
         if not self._others.are_due(len(primaries) - len(missing), primaries):
             return []
-        self._doubt_aliases()
-        shards = [place for id_ in missing if known is not None for place in known.shards.get(id_, ())]
-        targets = map(self._target_of, (*shards, *self._deployment.nodes))
-        found = {(each.host, each.port): each for each in targets}
-        places = [place for place in found if place not in connected]
-        return [Source(found[place]) for place in self._others.next_of(places, connected=len(connected))]
-
-    def _doubt_aliases(self) -> None:
-        """Find out again where nodes answer that are not connected."""
-        connected = {
+        # Where nodes answer that are not connected is found out again.
+        self._addresses.keep(
             address
             for address, node in self._nodes.items()
             if node.roles[Role.COMMAND].connection is not None
-        }
-        self._checked &= connected
-        self._aliases = {each: place for each, place in self._aliases.items() if each in connected}
-
-    async def _check_addresses(self, found: SlotMap, views: list[View]) -> None:
-        """Find out whether nodes that were asked elsewhere than they announce answer where they announce."""
-
-        async def check(id_: str, announced: Address, reached: Address) -> None:
-            told = None
-            with trio.move_on_after(self._connect_grace):
-                told = await ask_one(Source(self._deployment.target_at(*announced)))
-            if not isinstance(told, View) or told.id != id_:
-                self._aliases[announced] = reached
-            self._checked.add(announced)
-
-        async with trio.open_nursery() as nursery:
-            for view in views:
-                announced = found.addresses.get(view.id)
-                if announced is None or announced in self._checked:
-                    continue
-                target = self._deployment.target_at(*announced)
-                if (target.host, target.port) != view.reached:
-                    nursery.start_soon(check, view.id, announced, view.reached)
+        )
+        shards = [place for id_ in missing if known is not None for place in known.shards.get(id_, ())]
+        targets = map(self._addresses.target_of, (*shards, *self._deployment.nodes))
+        found = {(each.host, each.port): each for each in targets}
+        places = [place for place in found if place not in connected]
+        return [Source(found[place]) for place in self._others.next_of(places, connected=len(connected))]
 
     def _use(self, found: SlotMap) -> None:
         """Send commands by this map from now on."""
@@ -364,7 +329,7 @@ class Cluster(Topology):
         before, known = self._table, set(self._primaries)
         nodes = {id_: self._node_at(address) for id_, address in found.primaries.items()}
         for address in found.primaries.values():
-            node, target = self._nodes[address], self._target_of(address)
+            node, target = self._nodes[address], self._addresses.target_of(address)
             if node.target != target:
                 node.retarget(target, command_timeout=self.command_timeout)
         table: list[Node | None] = []
