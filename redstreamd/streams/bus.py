@@ -27,6 +27,7 @@ from redstreamd.streams.lease_tokens import LeaseKey
 from redstreamd.streams.leases import Leases
 from redstreamd.streams.listing import Lister
 from redstreamd.streams.name_rules import NameRules
+from redstreamd.streams.next_entries import NextEntries
 from redstreamd.streams.pending import PendingLister
 from redstreamd.streams.places import Places
 from redstreamd.streams.publishing import Publisher
@@ -49,7 +50,8 @@ class Bus(msgspec.Struct, eq=False):
         hub: Wakes waiting calls; a supervised child runs it.
         places: Where calls wait.
         lister: Lists streams.
-        reader: Reads and waits for entries.
+        reader: Reads entries.
+        next_entries: Waits for entries.
         direct: Reads and delivers entries at positions of Redis, without leases.
         publisher: Adds entries.
         work: Takes and settles work.
@@ -76,6 +78,7 @@ class Bus(msgspec.Struct, eq=False):
     places: Places
     lister: Lister
     reader: Reader
+    next_entries: NextEntries
     direct: DirectReader
     publisher: Publisher
     work: WorkQueue
@@ -118,6 +121,9 @@ class Bus(msgspec.Struct, eq=False):
         for lists in (redis.shared(GroupLists), redis.shared(ConsumerLists)):
             lists.deadlines = hub.deadlines
         places = Places(redis, hub)
+        reader = Reader(
+            redis, lister, pages, encryption, max_bytes=settings.tools.max_result_bytes, limits=bounds
+        )
         sampler = Sampler(redis, bounds)
         max_groups = settings.limits.max_groups_per_stream
         idempotency = IdempotencyRecords(
@@ -161,15 +167,8 @@ class Bus(msgspec.Struct, eq=False):
             hub=hub,
             places=places,
             lister=lister,
-            reader=Reader(
-                redis,
-                lister,
-                pages,
-                places,
-                encryption,
-                max_bytes=settings.tools.max_result_bytes,
-                limits=bounds,
-            ),
+            reader=reader,
+            next_entries=NextEntries(redis, reader, lister, places),
             direct=DirectReader(redis, pages, encryption, max_bytes=_direct_bytes(settings)),
             publisher=publisher,
             work=work,

@@ -129,9 +129,9 @@ class Requests:
         """Add a request, unless it was added before, and wait for its reply.
 
         Raises:
-            BusError: As `Publisher.add` and `Reader.wait`; INVALID_STREAM if `reply_to` is reserved. If the
-                connection breaks while the request is added, the error says how to continue without adding
-                it twice.
+            BusError: As `Publisher.add` and `NextEntries.wait`; INVALID_STREAM if `reply_to` is reserved. If
+                the connection breaks while the request is added, the error says how to continue without
+                adding it twice.
 
         Cancellation: what was sent is added nevertheless; the same key or correlation ID resumes.
         """

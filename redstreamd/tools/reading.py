@@ -19,8 +19,9 @@ from redstreamd.presentation.entry_lines import encode_entries
 from redstreamd.presentation.truncation import fitting
 from redstreamd.presentation.views import stream_line
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.next_entries import Waited
 from redstreamd.streams.plans import Plan
-from redstreamd.streams.reading import Page, Waited
+from redstreamd.streams.reading import Page
 from redstreamd.streams.waiting import Wait
 from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
@@ -175,11 +176,11 @@ def _wait(call: Call[Bus], args: StreamWaitArguments) -> Wait | BeginWait:
         )
     if args.filter is not None:
         strict_json.check_names({"filter": args.filter})
-    reader, convert = call.bus.reader, _waited(call.bus.quotas.result_bytes(call.principal))
+    waits, convert = call.bus.next_entries, _waited(call.bus.quotas.result_bytes(call.principal))
     seconds = wait_seconds(call, args.timeout_seconds)
     if args.cursor is not None:
-        return reader.wait_after(args.streams, args.cursor, args.count, seconds, args.filter, convert)
-    return partial(reader.begin_wait, args.streams, args.count, seconds, args.filter, convert)
+        return waits.wait_after(args.streams, args.cursor, args.count, seconds, args.filter, convert)
+    return partial(waits.begin_wait, args.streams, args.count, seconds, args.filter, convert)
 
 
 @functools.lru_cache

@@ -153,13 +153,13 @@ async def test_a_wait_outlives_a_server_that_is_slow_and_fails_with_one_that_han
         # As long as a new connection may take to be made while a look waits for it.
         async with bus_at(target, command_timeout=0.5, connect_grace=5.0) as bus:
             # Both connections are there.
-            await bus.reader.wait([STREAM], timeout_seconds=0)
+            await bus.next_entries.wait([STREAM], timeout_seconds=0)
             await bus.reader.read(STREAM)
             found = []
             status = bus.redis.status
 
             async def wait() -> None:
-                waited = await bus.reader.wait([STREAM], cursor="0-0", timeout_seconds=20)
+                waited = await bus.next_entries.wait([STREAM], cursor="0-0", timeout_seconds=20)
                 found.extend(entry.id for _, entry in waited.entries)
 
             server.signal(signal.SIGSTOP)
@@ -174,14 +174,14 @@ async def test_a_wait_outlives_a_server_that_is_slow_and_fails_with_one_that_han
             server.signal(signal.SIGSTOP)
             # Without time to wait, what was never looked at is no empty answer.
             with pytest.raises(BusError) as hung:
-                await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=0)
+                await bus.next_entries.wait([STREAM], cursor="1-1", timeout_seconds=0)
             assert hung.value.code is Code.TIMEOUT
             server.signal(signal.SIGCONT)
-            await bus.reader.wait([STREAM], cursor="0-0", timeout_seconds=20)
+            await bus.next_entries.wait([STREAM], cursor="0-0", timeout_seconds=20)
             server.signal(signal.SIGSTOP)
             began = clock()
             with pytest.raises(BusError) as hung:
-                await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=20)
+                await bus.next_entries.wait([STREAM], cursor="1-1", timeout_seconds=20)
             assert hung.value.code in (Code.CONNECTION_ERROR, Code.TIMEOUT)
             # Two looks, and the pause between them.
             with measured:
@@ -195,12 +195,12 @@ async def test_a_short_wait_that_began_without_a_read_is_not_empty_if_the_server
         async with bus_at(Target(path=server.path), command_timeout=0.3) as bus:
             with bus.hub.watch([STREAM]) as watch:
                 await watch.changed()
-                await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=0)
+                await bus.next_entries.wait([STREAM], cursor="1-1", timeout_seconds=0)
             reads = bus.redis.traffic()[Role.BULK].commands
             server.signal(signal.SIGSTOP)
             with pytest.raises(BusError) as hung:
                 # It ends before the server is asked whether it is there.
-                await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=0.1)
+                await bus.next_entries.wait([STREAM], cursor="1-1", timeout_seconds=0.1)
             assert hung.value.code in (Code.CONNECTION_ERROR, Code.TIMEOUT)
             # The look at its end.
             assert bus.redis.traffic()[Role.BULK].commands == reads + 1
@@ -213,11 +213,11 @@ async def test_a_wait_that_began_without_a_read_outlives_a_hang_whoever_comes_me
         async with bus_at(Target(path=server.path), command_timeout=0.3) as bus:
             with bus.hub.watch([STREAM]) as watch:
                 await watch.changed()
-                await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=0)
+                await bus.next_entries.wait([STREAM], cursor="1-1", timeout_seconds=0)
             found = []
 
             async def wait() -> None:
-                waited = await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=60)
+                waited = await bus.next_entries.wait([STREAM], cursor="1-1", timeout_seconds=60)
                 found.extend(entry.id for _, entry in waited.entries)
 
             before = bus.redis.traffic()[Role.WATCH].commands
@@ -228,7 +228,7 @@ async def test_a_wait_that_began_without_a_read_outlives_a_hang_whoever_comes_me
                 await trio.sleep(0.2)
                 server.signal(signal.SIGSTOP)
                 with pytest.raises(BusError):
-                    await bus.reader.wait([STREAM], cursor="1-1", timeout_seconds=60)
+                    await bus.next_entries.wait([STREAM], cursor="1-1", timeout_seconds=60)
                 server.signal(signal.SIGCONT)
                 await until(lambda: bus.redis.status().roles[Role.WATCH].connected)
                 server.command("XADD", STREAM, "2-1", "n", "2")

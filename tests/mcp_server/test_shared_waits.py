@@ -15,8 +15,8 @@ from redstreamd.redisio import Role
 from redstreamd.streams import entry_ids
 from redstreamd.streams.background import TOLD_AT_ONCE
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.next_entries import Waited
 from redstreamd.streams.places import Place
-from redstreamd.streams.reading import Waited
 from redstreamd.streams.waiting import Sleeper, Told
 from tests.support.buses import asleep, running_bus
 from tests.support.mcp_client import enveloped
@@ -104,7 +104,7 @@ class Crowd:
         """Return once everybody sleeps who should, and the others were told what they should be."""
         due = {}
         for key, arguments in self.waits.items():
-            found: Waited = await self.alone.reader.wait(
+            found: Waited = await self.alone.next_entries.wait(
                 arguments["streams"],
                 cursor=arguments["cursor"],
                 count=arguments["count"],
@@ -200,7 +200,7 @@ def wait_at(
     seconds: float = 600,
 ) -> Recorder:
     """Let somebody wait."""
-    wait = bus.reader.wait_after(["s"], cursor, 10, seconds, wanted)
+    wait = bus.next_entries.wait_after(["s"], cursor, 10, seconds, wanted)
     recorder = kind(wait.ends(trio.current_time()))
     wait.join(recorder)
     return recorder
@@ -219,7 +219,7 @@ def reads(redis: Server) -> int:
 async def ready(redis: Server) -> AsyncIterator[Bus]:
     """Run a domain that has read once."""
     async with running_bus(redis) as bus:
-        await bus.reader.wait(["s"], cursor="0-0", timeout_seconds=0)
+        await bus.next_entries.wait(["s"], cursor="0-0", timeout_seconds=0)
         with bus.hub.watch(["another"]) as watch:
             await watch.changed()
         redis.command("CONFIG", "RESETSTAT")

@@ -14,7 +14,7 @@ from redstreamd.redisio.cluster import Cluster as Topology
 from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.names import quarantine_of
-from redstreamd.streams.reading import Waited
+from redstreamd.streams.next_entries import Waited
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.watches import Watch
 from tests.redisio.running import calls
@@ -68,7 +68,7 @@ async def test_waits_at_a_hundred_streams_of_all_nodes_are_each_woken(cluster: C
     async with running_bus(cluster) as bus:
 
         async def wait(name: str) -> None:
-            found[name] = await bus.reader.wait([name], timeout_seconds=60)
+            found[name] = await bus.next_entries.wait([name], timeout_seconds=60)
 
         async with trio.open_nursery() as nursery:
             for name in names:
@@ -93,7 +93,7 @@ async def test_one_wait_at_streams_of_all_nodes_gets_what_any_of_them_gets(clust
             found: list[Waited] = []
 
             async def wait(found: list[Waited] = found) -> None:
-                found.append(await bus.reader.wait(names, timeout_seconds=60))
+                found.append(await bus.next_entries.wait(names, timeout_seconds=60))
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wait)
@@ -109,12 +109,12 @@ async def test_who_waits_at_streams_of_two_nodes_reads_though_nothing_has_change
     """Else a sign of life of the one node would stand for the other, which may hang."""
     names = cluster.keys_on_each()[:2]
     async with running_bus(cluster) as bus, trio.open_nursery() as nursery:
-        nursery.start_soon(partial(bus.reader.wait, names, timeout_seconds=60))
+        nursery.start_soon(partial(bus.next_entries.wait, names, timeout_seconds=60))
         await armed(bus, *names)
         # It looks once more when they are.
         await trio.sleep(0.3)
         before = bus.redis.traffic()[Role.BULK].commands
-        nursery.start_soon(partial(bus.reader.wait, names, timeout_seconds=60))
+        nursery.start_soon(partial(bus.next_entries.wait, names, timeout_seconds=60))
         # Sooner than it would look of its own accord.
         with trio.fail_after(SOON_SECONDS / 2):
             await until(lambda: bus.redis.traffic()[Role.BULK].commands - before >= len(names))
@@ -173,7 +173,7 @@ async def test_a_wait_at_a_key_whose_slot_moves_misses_nothing_and_is_woken_with
             found: list[Waited] = []
 
             async def wait(at: str = at, found: list[Waited] = found) -> None:
-                found.append(await bus.reader.wait([name], cursor=at, timeout_seconds=60))
+                found.append(await bus.next_entries.wait([name], cursor=at, timeout_seconds=60))
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wait)
@@ -325,7 +325,7 @@ async def test_nothing_is_missed_while_slots_move_again_and_again(cluster: Clust
         async def follow(name: str) -> None:
             at = "0-0"
             while len(seen[name]) < 3 * rounds:
-                waited = await bus.reader.wait([name], cursor=at, timeout_seconds=60)
+                waited = await bus.next_entries.wait([name], cursor=at, timeout_seconds=60)
                 seen[name] += [entry.id for _, entry in waited.entries]
                 at = waited.cursor_after(len(waited.entries))
 
@@ -468,7 +468,7 @@ async def test_a_stream_that_moves_to_a_node_that_was_scanned_is_listed(
 async def test_asleep_counts_waits_of_all_nodes(cluster: Cluster) -> None:
     names = cluster.keys_on_each("asleep")
     async with running_bus(cluster) as bus, trio.open_nursery() as nursery:
-        nursery.start_soon(partial(bus.reader.wait, names, timeout_seconds=60))
+        nursery.start_soon(partial(bus.next_entries.wait, names, timeout_seconds=60))
         await armed(bus, *names)
         await asleep(bus, 1)
         nursery.cancel_scope.cancel()

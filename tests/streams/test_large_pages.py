@@ -122,7 +122,7 @@ async def test_those_who_wait_get_a_large_page_too(bus: Bus, server: Server) -> 
     found: list[str] = []
 
     async def wait(**how: object) -> None:
-        waited = await bus.reader.wait(["large"], cursor="0-0", timeout_seconds=10, **how)  # type: ignore[arg-type]
+        waited = await bus.next_entries.wait(["large"], cursor="0-0", timeout_seconds=10, **how)  # type: ignore[arg-type]
         found.extend(entry.id for _, entry in waited.entries)
 
     async with trio.open_nursery() as nursery:

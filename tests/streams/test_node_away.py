@@ -15,7 +15,7 @@ from redstreamd.redisio.server_health import State
 from redstreamd.streams import entry_ids
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.error_context import stream_not_found
-from redstreamd.streams.reading import Waited
+from redstreamd.streams.next_entries import Waited
 from redstreamd.streams.subscriptions.feeds import Feeds
 from redstreamd.streams.subscriptions.updates import Updates
 from tests.support.buses import running_bus
@@ -44,7 +44,7 @@ async def test_streams_of_other_nodes_are_served_and_the_missing_node_is_named(c
         waited: list[Waited] = []
 
         async def wait() -> None:
-            waited.append(await bus.reader.wait([lost, *others], timeout_seconds=120))
+            waited.append(await bus.next_entries.wait([lost, *others], timeout_seconds=120))
 
         health = DaemonHealth(bus.redis, bus.hub, Updates(Feeds(bus)), version="1")
         well = (await health.report())["redis"]
@@ -73,7 +73,7 @@ async def test_streams_of_other_nodes_are_served_and_the_missing_node_is_named(c
             # The lost stream stays where it was.
             assert waited[0].positions[lost] == "1-1"
         names = [lost, *others]
-        again = await bus.reader.wait(
+        again = await bus.next_entries.wait(
             names, cursor=entry_ids.join_cursor(names, ["0-0", "1-1", "1-1"]), timeout_seconds=0
         )
         assert [stream for stream, _ in again.entries] == [others[0]]
@@ -81,7 +81,7 @@ async def test_streams_of_other_nodes_are_served_and_the_missing_node_is_named(c
 
         # A wait at nothing new says what is missing, when it begins.
         with pytest.raises(BusError) as nothing:
-            await bus.reader.wait(names, cursor=again.cursor_after(1), timeout_seconds=60)
+            await bus.next_entries.wait(names, cursor=again.cursor_after(1), timeout_seconds=60)
         assert nothing.value.code == Code.CONNECTION_ERROR
 
         # Hints of an error are those of the nodes that are there.

@@ -21,7 +21,7 @@ from redstreamd.settings import Settings
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.entry_decoding import decode
 from redstreamd.streams.entry_encoding import Stamp
-from redstreamd.streams.reading import Waited
+from redstreamd.streams.next_entries import Waited
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.waiting import TaskSleeper, Told
 from redstreamd.streams.watches import Watch
@@ -199,7 +199,7 @@ async def test_one_who_waits_again_and_again_costs_redis_one_read_a_time(bus: Bu
         send, receive = trio.open_memory_channel[Waited](0)
 
         async def wait() -> None:
-            await send.send(await bus.reader.wait(["s"], cursor=cursor, timeout_seconds=100))
+            await send.send(await bus.next_entries.wait(["s"], cursor=cursor, timeout_seconds=100))
 
         async def once() -> str:
             # What follows an answer takes its course while the client works with it.
@@ -235,7 +235,7 @@ async def test_a_wait_that_ends_while_it_is_read_for_leaves_its_stream_watched(s
 
         async def wait(cursor: str, scope: trio.CancelScope) -> None:
             with scope:
-                told.append(await bus.reader.wait(["s"], cursor=cursor, timeout_seconds=100))
+                told.append(await bus.next_entries.wait(["s"], cursor=cursor, timeout_seconds=100))
 
         scope = trio.CancelScope()
         nursery.start_soon(wait, "0-0", scope)
@@ -266,7 +266,7 @@ async def known_ends(bus: Bus, server: Server, streams: list[str]) -> None:
     with bus.hub.watch(streams) as watch:
         await watch.changed()
         for stream in streams:
-            await bus.reader.wait([stream], cursor="1-1", timeout_seconds=0)
+            await bus.next_entries.wait([stream], cursor="1-1", timeout_seconds=0)
 
 
 async def test_many_who_begin_without_a_read_cost_redis_one_question_and_end_empty(
@@ -279,7 +279,7 @@ async def test_many_who_begin_without_a_read_cost_redis_one_question_and_end_emp
     told: list[Waited] = []
 
     async def wait(stream: str) -> None:
-        told.append(await bus.reader.wait([stream], cursor="1-1", timeout_seconds=1))
+        told.append(await bus.next_entries.wait([stream], cursor="1-1", timeout_seconds=1))
 
     async with trio.open_nursery() as nursery:
         for stream in streams:
@@ -300,7 +300,9 @@ async def test_who_began_behind_the_first_look_at_a_stream_reads_again_in_one_ro
     server.command("XADD", "s", "1-1", "f", "v")
     async with trio.open_nursery() as nursery:
         for count in (1, 2):
-            nursery.start_soon(partial(bus.reader.wait, ["s"], cursor="1-1", count=count, timeout_seconds=60))
+            nursery.start_soon(
+                partial(bus.next_entries.wait, ["s"], cursor="1-1", count=count, timeout_seconds=60)
+            )
         await asleep(bus, 2)
         traffic = bus.redis.traffic()[Role.BULK]
         commands = traffic.commands
@@ -318,7 +320,7 @@ async def test_one_who_cannot_be_told_harms_nobody_else(
         def told(self, told: Told) -> None:
             raise RuntimeError("a defect")
 
-    wait = bus.reader.wait_after(["s"], "0-0", 10, 20.0, wanted)
+    wait = bus.next_entries.wait_after(["s"], "0-0", 10, 20.0, wanted)
     sleepers = [Broken(wait.ends(trio.current_time())), TaskSleeper(wait.ends(trio.current_time()))]
     for sleeper in sleepers:
         wait.join(sleeper)
@@ -335,7 +337,7 @@ async def test_what_is_read_for_those_who_are_woken_does_not_hold_up_pushes(bus:
     told: list[Waited] = []
 
     async def wait(stream: str, cursor: str) -> None:
-        told.append(await bus.reader.wait([stream], cursor=cursor, timeout_seconds=100))
+        told.append(await bus.next_entries.wait([stream], cursor=cursor, timeout_seconds=100))
 
     async with trio.open_nursery() as nursery:
         # A small entry first: then the next one wakes by a read on the watch connection.
@@ -373,7 +375,7 @@ async def test_nothing_is_missed_while_the_watch_connection_is_killed_again_and_
         stream = f"s{number % streams}"
         cursor = "0-0"
         while True:
-            waited = await bus.reader.wait([stream], cursor=cursor, count=100, timeout_seconds=60)
+            waited = await bus.next_entries.wait([stream], cursor=cursor, count=100, timeout_seconds=60)
             got[number] += [entry.id for _, entry in waited.entries]
             cursor = waited.cursor_after(len(waited.entries))
             if waited.entries and decode(waited.entries[-1][1].fields).members == {"n": "last"}:
@@ -447,7 +449,7 @@ async def test_draining_ends_every_wait_at_once(bus: Bus, server: Server) -> Non
         ended = []
 
         async def wait() -> None:
-            ended.append(await bus.reader.wait(["s"], cursor="5-5", timeout_seconds=1_000))
+            ended.append(await bus.next_entries.wait(["s"], cursor="5-5", timeout_seconds=1_000))
 
         for _ in range(10):
             nursery.start_soon(wait)
@@ -458,7 +460,7 @@ async def test_draining_ends_every_wait_at_once(bus: Bus, server: Server) -> Non
         assert {waited.cursor_after(0) for waited in ended} == {"5-5"}
         # From now on a wait looks once and ends.
         server.command("XADD", "s", "6-0", "f", "v")
-        waited = await bus.reader.wait(["s"], cursor="5-5", timeout_seconds=1_000)
+        waited = await bus.next_entries.wait(["s"], cursor="5-5", timeout_seconds=1_000)
         assert [entry.id for _, entry in waited.entries] == ["6-0"]
 
 
@@ -480,7 +482,7 @@ async def test_a_wait_survives_a_restart_of_redis_and_misses_nothing(tmp_path: o
             waited = []
 
             async def wait() -> None:
-                waited.append(await bus.reader.wait(["s"], timeout_seconds=20))
+                waited.append(await bus.next_entries.wait(["s"], timeout_seconds=20))
 
             nursery.start_soon(wait)
             # One that has only begun when Redis goes away would be told that.
