@@ -10,7 +10,8 @@ from operator import itemgetter
 from typing import Annotated, Any, Literal
 
 import attrs
-from msgspec import Meta
+import msgspec
+from msgspec import Meta, Raw
 
 from redstreamd import strict_json
 from redstreamd.errors import BusError, Code
@@ -27,6 +28,9 @@ from redstreamd.tools import shared_arguments
 from redstreamd.tools.annotations import reading
 from redstreamd.tools.definition import NO_NEEDS, BeginWait, Call, Profile, needs_on, tool
 from redstreamd.tools.progress_notifications import wait_seconds, waited
+from redstreamd.tools.results import Result, structured
+
+_encode = msgspec.json.Encoder().encode
 
 
 @attrs.frozen
@@ -184,13 +188,21 @@ def _wait(call: Call[Bus], args: StreamWaitArguments) -> Wait | BeginWait:
 
 
 @functools.lru_cache
-def _waited(most: int) -> Callable[[Waited], StreamWaited]:
+def _waited(most: int) -> Callable[[Waited], StreamWaited | Result]:
     """Return what makes the result, of at most so many bytes, of what was found; the same for all calls."""
 
-    def convert(found: Waited) -> StreamWaited:
-        by_stream = groupby(found.entries, itemgetter(0))
-        parts = [(stream, [entry for _, entry in entries]) for stream, entries in by_stream]
-        shown, count = encode_entries(parts, most)
+    def convert(found: Waited) -> StreamWaited | Result:
+        if len(found.entries) == 1:
+            # As most are: in few steps, since it is what a wake takes longest for.
+            stream, entry = found.entries[0]
+            shown, count = encode_entries(((stream, (entry,)),), most)
+            if count and type(shown) is Raw:
+                body = bytes(shown), _encode(found.cursor_after(count))
+                return structured(b'{"entries":%b,"next_cursor":%b,"timed_out":false}' % body)
+        else:
+            by_stream = groupby(found.entries, itemgetter(0))
+            parts = [(stream, [entry for _, entry in entries]) for stream, entries in by_stream]
+            shown, count = encode_entries(parts, most)
         return StreamWaited(
             entries=shown,
             next_cursor=found.cursor_after(count),

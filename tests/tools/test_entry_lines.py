@@ -119,3 +119,18 @@ def test_usual_deliveries_have_lines() -> None:
     assert lines is not None
     assert all(line.startswith(',{"id":"1-') and line.endswith(',"attempt":1}') for line in lines)
     assert delivery_lines("orders", entries, 100) is None
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_usual_entry_alone_is_put_together_in_few_steps(
+    monkeypatch: pytest.MonkeyPatch, *, as_text: bool
+) -> None:
+    words: list[Any] = words_of({"type": "order", "value": "x"}, Stamp("unix"))
+    if as_text:
+        words = [word.decode() for word in words]
+    entry = RawEntry("1-1", words)
+    array, _ = encode_page(views("orders", [entry]), 2_000)
+    # What it has in common with others is known once one was seen.
+    assert encode_entries([("orders", [entry])], 2_000) == (array, 1)
+    monkeypatch.delattr(entry_lines, "_alike")
+    assert encode_entries([("orders", [entry])], 2_000) == (array, 1)
