@@ -67,7 +67,7 @@ class DirectWait(Sleeper, eq=False, kw_only=True):
                 return
             made = told.made[key] = result.opened + self.tail, result.size
         line, self.answer_bytes = made
-        self.exchange.answer(line, b"", at_once=told.is_for_one)
+        self.exchange.answer(line, b"", at_once=told.at_once)
 
     def after_told(self) -> None:
         """Report the call, unless it failed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from redstreamd.admission.claims import Claim
 from redstreamd.errors import BusError
@@ -19,6 +19,10 @@ from redstreamd.streams.background import TOLD_AT_ONCE
 from redstreamd.streams.deadlines import Deadline
 from redstreamd.streams.tail_hub import TailHub
 from redstreamd.streams.waiting import Sleeper, Told
+
+#: Of up to so many each has its answer before the next is told: to tell ten takes as long as to write to
+#: them. The answers of more are written together, see `write_together`.
+ANSWERED_AT_ONCE: Final = 16
 
 
 class Sleepers:
@@ -84,7 +88,7 @@ class Sleepers:
         else:
             for sleeper in sleepers:
                 self.members.pop(sleeper, None)
-        told = Told(found, {}, is_for_one=len(sleepers) == 1)
+        told = Told(found, {}, at_once=len(sleepers) <= ANSWERED_AT_ONCE)
         if len(sleepers) > TOLD_AT_ONCE:
             self._hub.background.spread(self._tell_in_parts(sleepers, told))
         else:
@@ -110,7 +114,7 @@ class Sleepers:
                     ended.append(sleeper)
 
         # What nobody waits for follows on all answers.
-        if told.is_for_one:
+        if len(sleepers) == 1:
             tell()
         else:
             write_together(tell)

@@ -98,12 +98,12 @@ class Told(msgspec.Struct, frozen=True):
     Attributes:
         found: As `Search` returned it.
         made: What those who are told make of it together, such as its encoding.
-        is_for_one: Whether nobody else is told at the same time.
+        at_once: Whether each is to be answered as soon as it is told: there are only a few.
     """
 
     found: Any
     made: dict[Hashable, Any]
-    is_for_one: bool = True
+    at_once: bool = True
 
 
 class Place(Protocol):

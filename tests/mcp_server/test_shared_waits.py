@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,12 +12,14 @@ import attrs
 import pytest
 import trio
 
+from redstreamd.mcp_server.direct_waits import DirectWait
 from redstreamd.redisio import Role
 from redstreamd.streams import entry_ids
 from redstreamd.streams.background import TOLD_AT_ONCE
 from redstreamd.streams.bus import Bus
 from redstreamd.streams.next_entries import Waited
 from redstreamd.streams.places import Place
+from redstreamd.streams.sleepers import ANSWERED_AT_ONCE
 from redstreamd.streams.waiting import Sleeper, Told
 from tests.support.buses import asleep, running_bus
 from tests.support.mcp_client import enveloped
@@ -389,3 +392,40 @@ async def test_telling_many_gives_way_and_who_leaves_meanwhile_is_told_nothing(r
         # What nobody waits for comes once all of a part are told.
         one, two, three = TOLD_AT_ONCE, 2 * TOLD_AT_ONCE, 3 * TOLD_AT_ONCE - 1
         assert noted == [one] * one + [two] * one + [three] * (one - 1)
+
+
+@pytest.mark.parametrize("count", [2, ANSWERED_AT_ONCE, ANSWERED_AT_ONCE + 1])
+async def test_of_a_few_each_is_answered_before_the_next_is_told(
+    redis: Server, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    happened: list[str] = []
+    write, told = os.write, DirectWait.told
+
+    def noted_write(descriptor: int, data: bytes) -> int:
+        if b'"entries"' in data:
+            happened.append("answered")
+        return write(descriptor, data)
+
+    def noted_told(wait: DirectWait, what: Told) -> None:
+        happened.append("told")
+        told(wait, what)
+
+    async with AsyncExitStack() as stack:
+        bus = await stack.enter_async_context(running_bus(redis))
+        surface = surface_over(bus)
+        ways = [
+            await stack.enter_async_context(running_way(surface, direct=True, revision=MODERN))
+            for _ in range(count)
+        ]
+        for way in ways:
+            await way.call(1, "stream_wait", streams=["s"], cursor="0-0", timeout_seconds=600)
+        await asleep(bus, count)
+        monkeypatch.setattr(os, "write", noted_write)
+        monkeypatch.setattr(DirectWait, "told", noted_told)
+        redis.command("XADD", "s", "1-1", "f", "v")
+        for way in ways:
+            assert not (await way.answer())["result"]["isError"]
+    if count <= ANSWERED_AT_ONCE:
+        assert happened == ["told", "answered"] * count
+    else:
+        assert happened == ["told"] * count + ["answered"] * count
