@@ -154,15 +154,29 @@ class Pages:
         write = (key.command, stream, key.first, end, "COUNT", count + 1)
         return Plan(write, stream, read, retry_safe=True, role=self._role(stream, now))
 
-    def plan_bounded(self, stream: str, last_id: str, max_entries: int, max_bytes: int) -> Plan[Batch] | None:
+    def plan_bounded(
+        self, stream: str, last_id: str, max_entries: int, max_bytes: int, convert: Callable[[Batch], T]
+    ) -> Plan[T] | None:
         """Plan to read what follows an entry, 256 KiB of names and values at most; it may be sent much later.
 
         The reply has their JSON, which takes up to six bytes for each. A larger page is read over another
-        connection after that. None if the stream is not known for small pages.
+        connection after that. None if the stream is not known for small pages. As `_measured`, in fewer
+        steps: those who wait are told the later.
+
+        Args:
+            stream: The stream.
+            last_id: The entry's ID.
+            max_entries: See `read`.
+            max_bytes: See `read`.
+            convert: Makes the result.
         """
         if stream not in self._small:
             return None
-        return self._measured(PageKey(stream, "XRANGE", f"({last_id}", "+", max_entries, max_bytes))
+        first = f"({last_id}"
+        write = _READ_PAGE(stream, "XRANGE", first, "+", max_entries, max_bytes, _MOST_BYTES)
+        key = PageKey(stream, "XRANGE", first, "+", max_entries, max_bytes)
+        read = partial(self._measured_batch, key, trio.current_time())
+        return Plan(write, stream, read, (convert,), retry_safe=True, role=Role.BULK)
 
     def _role(self, stream: str, now: float) -> Role:
         if stream in self._small:

@@ -258,17 +258,17 @@ class _Search:
         if self._wanted is not None or len(self.streams) > 1:
             return None
         (stream,), (at,) = self.streams, position
-        return self._looking(self._reader.plan_next(stream, at, self._count), position)
+        return self._reader.plan_next(stream, at, self._count).then(self._looking(position))
 
     def plan_bounded(self, position: tuple[str, ...]) -> Plan[Look] | None:
         if self._wanted is not None or len(self.streams) > 1:
             return None
         (stream,), (at,) = self.streams, position
         reader = self._reader
-        plan = reader.plan_bounded(stream, at, self._count, reader.max_bytes)
-        return None if plan is None else self._looking(plan, position)
+        return reader.plan_bounded(stream, at, self._count, reader.max_bytes, self._looking(position))
 
-    def _looking(self, plan: Plan[Batch], position: tuple[str, ...]) -> Plan[Look]:
+    def _looking(self, position: tuple[str, ...]) -> Callable[[Batch], Look]:
+        """Return what makes the outcome of a page of the only stream that follows a position."""
         (stream,), (at,) = self.streams, position
 
         def read(batch: Batch) -> Look:
@@ -283,7 +283,7 @@ class _Search:
 
             return self._reader.encryption.open_page(stream, batch.entries, found)
 
-        return plan.then(read)
+        return read
 
     async def read(self, position: tuple[str, ...]) -> Look:
         start = dict(zip(self.streams, position, strict=True))
