@@ -31,14 +31,11 @@ from tests.support.daemon import running_daemon
 from tests.support.measured import measured
 from tests.support.servers import Server
 
-#: So many times the goals of the times are allowed, because other programs have a part of the cores; what was
-#: measured is in docs/reliability.md.
-TIMES = 2.0
 #: Where the goals are not reached with what the soak has in Redis, so many times them. 51: to copy an entry
 #: of 100 MiB takes Redis 60 ms, and nothing of ours can interrupt that; 72 ms were measured, of 25.
 NOT_YET = {"51": 4.0}
-#: What the daemon keeps of rows 45b and 54, in MiB; the goal is 98.
-LEFT_MIB = 224
+#: What the daemon may keep of rows 45b, 52d, 54 and 68, in MiB; the goal is 32 more than before, some 104.
+LEFT_MIB = 144
 
 #: What `make test` runs, one of each kind: many adds, much memory, filters, large replies, dear scripts.
 #: The soaks run all rows, and longer.
@@ -71,7 +68,7 @@ def baseline(field: Field) -> Baseline:
 
 def allowed_times(row: Row, *, full: bool) -> float:
     """Return how many times the goals of the times are allowed beside a row."""
-    return NOT_YET.get(row.name, TIMES) if full else TIMES
+    return NOT_YET.get(row.name, 1.0) if full else 1.0
 
 
 def cases() -> Iterator[Any]:

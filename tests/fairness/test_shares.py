@@ -52,7 +52,6 @@ from tests.fairness.shares import (
     measure,
     together,
 )
-from tests.fairness.test_rows import TIMES
 from tests.support.counts import counts
 from tests.support.measured import measured
 from tests.support.servers import Server
@@ -60,6 +59,8 @@ from tests.support.servers import Server
 #: A call of one client is charged so many times that of another one at most: those of few in flight are
 #: handled one by one, and cost up to 1.5 times as much. Else who is charged too little would get too much.
 MOST_OF_CHARGES = 3.0
+#: So many times its goals are allowed to the light client: eight processes make calls as fast as they can.
+TIMES = 2.0
 _QUICK_SECONDS = 2
 
 
