@@ -16,8 +16,8 @@ from tests.support.servers import Server
 #: To read a call means to read the first. All of them together are read, have a turn, are sent and are told.
 #: A busy machine may have the turn asked about once more, and so on: the last two have room for that.
 MOST_OF_EACH: Final = (18, 10)
-MOST_OF_ALL: Final = (25, 15)
-MOST_OF_ONE: Final = (41, 23)
+MOST_OF_ALL: Final = (28, 16)
+MOST_OF_ONE: Final = (44, 24)
 
 
 def _is_within(passed: Passed) -> bool:

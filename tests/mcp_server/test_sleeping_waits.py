@@ -112,8 +112,8 @@ async def test_a_push_is_answered_by_the_reader_of_its_connection_and_no_other_t
             rounds.append(scheduled.names)
             cursor = entry_id
     fewest = min(rounds, key=lambda names: (set(names) != {reader}, len(names)))
-    # One pass for the push, one for the reply, which arms the key as well.
-    assert fewest == [reader, reader]
+    # A pass for the push, and one for the reply, which arms the key as well, unless that came within it.
+    assert fewest in ([reader], [reader, reader])
 
 
 async def test_each_wake_costs_redis_one_read_and_to_wait_again_none(redis: Server, revision: str) -> None:

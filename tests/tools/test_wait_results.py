@@ -7,7 +7,7 @@ import pytest
 from redstreamd.presentation.entries import views
 from redstreamd.presentation.truncation import encode_page
 from redstreamd.redisio.reply_parsing import RawEntry
-from redstreamd.streams.reading import Waited
+from redstreamd.streams.next_entries import Waited
 from redstreamd.tools import reading
 from redstreamd.tools.reading import StreamWaited
 from redstreamd.tools.results import Result, success
