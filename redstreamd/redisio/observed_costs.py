@@ -36,7 +36,7 @@ MAX_PLACES: Final = 256
 _KEPT: Final = 0.9
 _REDUCED_EVERY_SECONDS: Final = 1.0
 #: The way to the server is the shortest of one to two such periods.
-_WAY_SECONDS: Final = 10.0
+_WAY_SECONDS: Final = 2.0
 #: So long it is noted when this process looks for input, after replies that took longer than others.
 _NOTED_SECONDS: Final = 10.0
 #: A poll that took longer has waited: what is there has just arrived.
@@ -87,7 +87,18 @@ class ObservedCosts:
         given_at: When the last replies were given to those who asked.
     """
 
-    __slots__ = ("_least_way", "_polls", "_reduce_at", "_rising", "_way_ends", "_way_now", "dear", "given_at")
+    __slots__ = (
+        "_alone",
+        "_alone_before",
+        "_least_way",
+        "_polls",
+        "_reduce_at",
+        "_rising",
+        "_way_ends",
+        "_way_now",
+        "dear",
+        "given_at",
+    )
 
     def __init__(self, polls: InputPolls) -> None:
         """Begin with none."""
@@ -96,6 +107,10 @@ class ObservedCosts:
         # In how many arrivals in a row it was found to take so long, at the least.
         self._rising: Final[dict[Place, tuple[int, float]]] = {}
         self.given_at = -math.inf
+        # The shortest round trips of what was answered alone, of this period and the last one: what a server
+        # does once for many (a write to disk) is no cost of each.
+        self._alone: dict[Place, float] = {}
+        self._alone_before: dict[Place, float] = {}
         # The shortest round trip of the last two periods, and of this one.
         self._least_way = self._way_now = math.inf
         self._way_ends = self._reduce_at = -math.inf
@@ -112,20 +127,44 @@ class ObservedCosts:
         if round_trip < self._way_now:
             self._way_now = round_trip
         if now >= self._way_ends:
+            self._alone_before, self._alone = self._alone, {}
+            before = min(self._least_way, self._way_now)
             self._least_way, self._way_now = self._way_now, round_trip
             self._way_ends = now + _WAY_SECONDS
+            if min(self._least_way, self._way_now) - before >= LEAST_SECONDS:
+                # What was found contains that. What is dear all the same is found again.
+                self.dear.clear()
+                self._rising.clear()
         way = min(self._least_way, self._way_now)
         began = max(now - round_trip + way, self.given_at)
         if now - began >= LEAST_SECONDS:
             self._polls.note(now)
         least = self._polls.unready - began
+        if count == 1 and requests and (place := requests[0].place) is not None:
+            if place not in self._alone:
+                _bound(self._alone)
+            self._alone[place] = min(self._alone.get(place, math.inf), round_trip)
+        if least >= LEAST_SECONDS:
+            for request in islice(requests, count):
+                if request.place is not None:
+                    found = min(
+                        self._alone.get(request.place, math.inf),
+                        self._alone_before.get(request.place, math.inf),
+                    )
+                    if way < found < math.inf:
+                        way = found
+        if least < way:
+            # Ways differ by as much: no evidence. So a far server gets about a round trip of work at once.
+            least = min(least, 0.0)
         if least < LEAST_SECONDS and not self.dear:
             if self._rising:
                 self._rising.clear()
             return
         if now >= self._reduce_at:
+            # Also for the time in which nothing arrived.
+            periods = 1.0 + max(0.0, now - self._reduce_at) / _REDUCED_EVERY_SECONDS
             self._reduce_at = now + _REDUCED_EVERY_SECONDS
-            self._reduce()
+            self._reduce(_KEPT**periods)
         self._observe(list(islice(requests, count)), least, round_trip)
 
     def _observe(self, answered: Sequence[Request], least: float, most: float) -> None:
@@ -166,9 +205,9 @@ class ObservedCosts:
                 _bound(self.dear)
             self.dear[place] = seconds
 
-    def _reduce(self) -> None:
+    def _reduce(self, part: float) -> None:
         for place, seconds in list(self.dear.items()):
-            self._keep(place, seconds * _KEPT)
+            self._keep(place, seconds * part)
 
 
 def _bound(table: dict[Place, Any]) -> None:

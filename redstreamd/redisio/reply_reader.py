@@ -209,7 +209,8 @@ class ReplyReader:
         self._round_trip = math.inf
         if type(replies[0]) is not _PUSH and (due := awaited.oldest_deadline) is not None:
             self._round_trip = trio.current_time() + self._reply_timeout - due
-            awaited.costs.arrived(awaited.requests, len(replies), self._round_trip)
+            answered = sum(type(each) is not _PUSH for each in replies)
+            awaited.costs.arrived(awaited.requests, answered, self._round_trip)
         self._size, self._received = self._received // len(replies), 0
         self._replies = replies
         self._give()

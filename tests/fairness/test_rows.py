@@ -31,8 +31,8 @@ from tests.support.daemon import running_daemon
 from tests.support.measured import measured
 from tests.support.servers import Server
 
-#: So many times the goals of the times are allowed, because the medians of some rows lie near theirs; what was
-#: measured is in docs/reliability.md.
+#: So many times the goals of the times are allowed, because the medians of some rows lie near theirs; what
+#: was measured is in docs/reliability.md.
 TIMES = 1.5
 #: Rows that do not keep their goals, so many times them. 52d: 4.5 ms were measured, of 3.
 NOT_YET = {"52d": 2.0}

@@ -133,9 +133,35 @@ def test_what_is_cheap_is_not_dear_for_long_because_it_came_with_what_is(link: L
 def test_no_more_is_kept_than_there_is_room_for(link: Link) -> None:
     for number in range(MAX_PLACES + 10):
         for _ in range(ARRIVALS):
-            link.ask(("take", f"{number}"), took=0.01)
+            # Several at once: what a place takes alone may be the way.
+            link.ask(*[("take", f"{number}")] * 10, took=0.01)
+        link.ask(took=0.0)
     assert len(link.costs.dear) == MAX_PLACES
     assert ("take", f"{MAX_PLACES + 9}") in link.costs.dear
+
+
+def test_what_the_server_does_once_for_many_makes_none_of_them_dear(link: Link) -> None:
+    # As with ``appendfsync always``: the disk is written to once, however many commands there were.
+    for _ in range(20):
+        link.ask(("add", "a"), took=0.003)
+        link.ask(*[("add", "a")] * 16, took=0.003)
+    assert not link.costs.dear
+
+
+def test_a_far_server_whose_way_differs_makes_nothing_dear(link: Link) -> None:
+    link.way = 0.010
+    for number in range(3000):
+        link.ask(*[("add", "a")] * 16, took=(number * 7 % 11) * 0.0005)
+    assert not link.costs.dear
+
+
+def test_a_way_that_becomes_longer_makes_nothing_dear_for_long(link: Link) -> None:
+    for _ in range(100):
+        link.ask(*[("add", "a")] * 16, took=0.0001)
+    link.way = 0.030
+    for _ in range(300):
+        link.ask(*[("add", "a")] * 16, took=0.0001)
+    assert not link.costs.dear
 
 
 @pytest.mark.usefixtures("turns_clock")
