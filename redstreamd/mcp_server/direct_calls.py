@@ -71,7 +71,7 @@ class DirectPath:
         return None if arguments is None else msgspec.structs.replace(call, decoded=arguments)
 
     def __call__(self, session: Session, call: PlainCall, size: int, sink: Sink) -> bool:
-        """Take a call; False if it is left to the kernel, and then nothing was done."""
+        """Take a call; False if it is left to the kernel, and then nothing is in flight."""
         era = call.era
         if session.draining.was_set or (era is not session.shown_era and not session.settle_era(era)):
             return False

@@ -70,7 +70,7 @@ class Exchange(msgspec.Struct, eq=False):
         the client has cancelled it.
 
         Who works on it ends it, by one of these: `answer…`; `end_unanswered`, where the work was ended from
-        outside or cannot begin; `discard`, where another exchange is to be made for the same request.
+        outside or cannot begin.
 
         Others ask for that, and the exchange goes on until the work has ended: by `cut_short`, at the end of
         the session or for want of memory, after which the answer is an error, unless the work has ended: not
@@ -155,12 +155,8 @@ class Exchange(msgspec.Struct, eq=False):
     def end_unanswered(self) -> None:
         """End the exchange without an answer: the work on it has ended."""
         if self.is_open:
-            self.discard()
+            self.session.in_flight.remove(self)
             self.sink.unanswered(self.id)
-
-    def discard(self) -> None:
-        """End the exchange, and tell nobody."""
-        self.session.in_flight.remove(self)
 
     def send(self, line: bytes) -> None:
         """Send a notification that belongs to the request; nothing once it is answered or dropped."""
@@ -237,10 +233,11 @@ class RequestsInFlight:
                 return False
         if exchange.size > MAX_INITIALIZE_BYTES and exchange.method == "initialize":
             return False
-        if size - self.held >= STEP_BYTES and not self._may_hold(size):
+        if size - self.held >= STEP_BYTES and not self._may_hold(size - self.held):
             return False
         exchanges[key] = exchange
-        self._bytes = size
+        # Not `size`: to make room for it, others of this connection may have been ended.
+        self._bytes += exchange.size
         return True
 
     def rejection(self, exchange: Exchange) -> Rejection:
@@ -349,11 +346,12 @@ class RequestsInFlight:
             if _is_listen(each)
         )
 
-    def _may_hold(self, size: int) -> bool:
+    def _may_hold(self, more: int) -> bool:
         if self._share is not None:
-            if not self._share.may_hold(size - self.held):
+            if not self._share.may_hold(more):
                 return False
-            self.held = size
+            # What was given back meanwhile is not in it any more.
+            self.held += more
         return True
 
     def _count(self) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TakeCall = Callable[["Session", PlainCall, int, Sink], bool]
 """Serves a plain call of so many bytes without the SDK, as an `Exchange` of the session with this sink.
 
-False if it does not take it, and then nothing was done. It takes none while the session is `draining`, of
+False if it does not take it, and then nothing is in flight. It takes none while the session is `draining`, of
 another era (`Session.settle_era`), or that `RequestsInFlight.add` refuses.
 """
 

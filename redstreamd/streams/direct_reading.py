@@ -10,6 +10,7 @@ from redstreamd.policy import Principal
 from redstreamd.redisio import Role, reply_parsing
 from redstreamd.redisio.client import Redis
 from redstreamd.redisio.reply_parsing import GroupInfo, RawEntry
+from redstreamd.redisio.unexpected_replies import readable
 from redstreamd.streams import entry_ids
 from redstreamd.streams.entry_encryption import Encryption
 from redstreamd.streams.entry_pages import Batch, Pages
@@ -108,6 +109,7 @@ class DirectReader:
         return Plan(("XINFO", "GROUPS", stream), stream, read, retry_safe=True, role=Role.LARGE)
 
 
+@readable
 async def _by_name(reply: list[Any]) -> list[GroupInfo]:
     """Read many groups in parts, and return them sorted by name."""
     groups = await read_in_parts(reply, reply_parsing.group_info)

@@ -93,7 +93,7 @@ class WorkQueue:
             BusError: GROUP_NOT_FOUND, STREAM_NOT_FOUND, WRONG_TYPE; CONNECTION_ERROR; RATE_LIMITED if too
                 many calls wait.
 
-        Cancellation: see `Leases.take`.
+        Cancellation: see `Leases.plan_take`.
         """
         plan = self.plan_take(take, principal, timeout_seconds=timeout_seconds)
         if plan is not None:

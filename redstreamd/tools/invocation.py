@@ -409,7 +409,8 @@ def _timed_out(tool: Tool[Any], seconds: float) -> BusError:
         "call had much to do.",
         next_step="Call again; ask for less at once."
         if tool.hints.read_only.value
-        else "Check whether it had its effect before you repeat it, or repeat it with its idempotency_key.",
+        else "Check whether it had its effect before you repeat it"
+        + (", or repeat it with its idempotency_key." if hasattr(tool.arguments, "idempotency_key") else "."),
     )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import attrs
 import pytest
 import trio
 
+from redstreamd.admission.memory import Share
+from redstreamd.mcpio.exchange import Exchange, RequestsInFlight
+from redstreamd.mcpio.limits import Limits
 from redstreamd.mcpio.session import Session, Task
 from tests.mcpio.serving import Sink, Tools, make_server, make_session, virtual_time
 from tests.support.waiting import until
@@ -162,3 +166,40 @@ async def test_a_session_that_ends_answers_what_was_in_flight(era: str) -> None:
         for request_id, sink in enumerate(sinks, 1):
             (answer,) = sink.messages
             assert (answer["id"], answer["error"]["code"]) == (request_id, -32000)
+
+
+class Asked:
+    """A share that has other requests ended while it is asked for memory.
+
+    Attributes:
+        counted: Bytes that it counts.
+        first: What is done when it is asked next.
+    """
+
+    def __init__(self) -> None:
+        self.counted = 0
+        self.first: Callable[[], object] = int
+
+    def hold(self, more: int) -> None:
+        self.counted += more
+
+    def may_hold(self, more: int) -> bool:
+        self.counted += more
+        self.first()
+        return True
+
+
+def test_requests_that_end_while_another_asks_for_memory_are_not_counted_on() -> None:
+    share = Asked()
+    in_flight = RequestsInFlight(Limits(), cast("Share", share))
+    session = make_session(lambda _: True, Sink())
+    first, second = (
+        Exchange(session, number, "tools/call", None, size, session.sink)
+        for number, size in enumerate((100_000, 200_000))
+    )
+    assert in_flight.add(first)
+    share.first = partial(in_flight.remove, first)
+    assert in_flight.add(second)
+    assert (share.counted, in_flight.held) == (200_000, 200_000)
+    in_flight.remove(second)
+    assert (share.counted, in_flight.held, in_flight._bytes) == (0, 0, 0)

@@ -21,7 +21,7 @@ from redstreamd.tools.annotations import reading
 from redstreamd.tools.argument_types import NameOf, names_in
 from redstreamd.tools.catalog import REGISTRY
 from redstreamd.tools.definition import Call, Profile, Registry, needs_on, tool
-from redstreamd.tools.invocation import CANCELLED, OK, CallEnded, Deferral, Invocation, Untold
+from redstreamd.tools.invocation import CANCELLED, OK, CallEnded, Deferral, Invocation, Untold, _timed_out
 from redstreamd.tools.toolbox import Toolbox, toolbox_over
 from tests.support.buses import ON_REDIS
 from tests.support.calls import ME, no_progress
@@ -345,3 +345,11 @@ async def test_calls_of_the_domain_can_be_deferred(bus: Bus, recorder: Recorder)
         ("work_take", ("s",)),
         ("work_done", ("s",)),
     ]
+
+
+def test_who_may_repeat_a_call_with_a_key_is_told_to() -> None:
+    writing = [each for each in REGISTRY if not each.hints.read_only.value]
+    told = {each.name for each in writing if "idempotency_key" in _timed_out(each, 1).next_step}
+    assert told == {each.name for each in writing if "idempotency_key" in attrs.fields_dict(each.arguments)}
+    assert {"stream_add", "work_take"} <= told
+    assert "work_done" not in told

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import trio
 
+from redstreamd.redisio.reply_parsing import GroupInfo
+from redstreamd.redisio.unexpected_replies import UnexpectedReply
 from redstreamd.streams.bus import Bus
+from redstreamd.streams.long_lists import FEW
+from redstreamd.streams.plans import Plan, UnfinishedError
 from redstreamd.tools.long_results import PART_BYTES, list_in_parts, member_in_parts
 from redstreamd.tools.results import success
 from tests.support.buses import ON_REDIS
@@ -32,6 +36,23 @@ async def test_a_result_made_in_parts_is_that_of_the_whole(kind: str) -> None:
     items = _LISTS[kind]
     assert await list_in_parts(iter(items)) == success(items)
     assert await member_in_parts("the items", items) == success({"the items": items})
+
+
+@pytest.mark.parametrize("groups", [3, FEW + 1])
+async def test_groups_in_a_form_that_none_have_are_told_as_that_however_many(bus: Bus, groups: int) -> None:
+    group: Any = {b"name": b"g", b"consumers": 0, b"pending": 0, b"last-delivered-id": b"0-0"}
+    plan = bus.direct.plan_groups("s")
+    assert len(await _read(plan, [group] * groups)) == groups
+    with pytest.raises(UnexpectedReply):
+        await _read(plan, [group] * (groups - 1) + [7])
+
+
+async def _read(plan: Plan[list[GroupInfo]], reply: Any) -> list[GroupInfo]:
+    try:
+        return plan.read(reply)
+    except UnfinishedError as rest:
+        found: list[GroupInfo] = await rest.go_on()
+        return found
 
 
 _SCRIPTS = (
